@@ -77,7 +77,7 @@ impl Address {
         }
     }
 
-    /// 224.0.0.0/4 or ff00::/8.
+    /// 224.0.0.0/4 or `ff00::/8`.
     pub fn is_multicast(&self, version: IpVersion) -> bool {
         self.to_ip(version).is_multicast()
     }

@@ -111,7 +111,7 @@ pub struct Config {
     pub infrastructure: Special,
     /// For packets to 255.255.255.255.
     pub broadcast: Special,
-    /// For packets to 224.0.0.0/4 and ff00::/8.
+    /// For packets to 224.0.0.0/4 and `ff00::/8`.
     pub multicast: Special,
     /// For packets between this machine and its own redirect targets.
     pub fast_track: Special,

@@ -56,7 +56,7 @@ pub struct Decision {
 impl Decision {
     /// The number of the wire interfaces: the verdict's, negative if for one packet only.
     pub const fn number(self) -> i8 {
-        let number = self.verdict.number() as i8;
+        let number = self.verdict.number().cast_signed();
         if self.permanent { number } else { -number }
     }
 

@@ -1,0 +1,198 @@
+//! Counters by reason, and the obligation to count.
+//!
+//! A packet that is presented becomes an [`Obligation`]: a value that must say how the packet ended.
+//! Letting it go without a word counts the packet as forgotten, so that the balance holds whatever
+//! the code around it does.
+
+use kext_sync::atomic::{AtomicU64, Ordering};
+use kext_types::{Disposition, Event, Reason};
+
+/// Room for each disposition's reasons.
+const REASONS_EACH: usize = 16;
+const DISPOSITIONS: usize = Disposition::ALL.len();
+
+/// Where a reason's counter stands: hundreds of its number choose the row.
+const fn reason_slot(reason: Reason) -> usize {
+    let number = reason.number() as usize;
+    number / 100 * REASONS_EACH + number % 100
+}
+
+const fn event_slot(event: Event) -> usize {
+    event.number() as usize - 1000
+}
+
+const _: () = {
+    // Bound: the number of reasons, at compile time.
+    let mut i = 0;
+    while i < Reason::ALL.len() {
+        assert!(Reason::ALL[i].number() as usize % 100 < REASONS_EACH);
+        assert!(reason_slot(Reason::ALL[i]) < DISPOSITIONS * REASONS_EACH);
+        i += 1;
+    }
+    let mut i = 0;
+    while i < Event::ALL.len() {
+        assert!(event_slot(Event::ALL[i]) < Event::ALL.len());
+        i += 1;
+    }
+};
+
+/// Every counter of the engine.
+pub struct Counters {
+    reasons: [AtomicU64; DISPOSITIONS * REASONS_EACH],
+    events: [AtomicU64; Event::ALL.len()],
+}
+
+/// The sums of the counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets presented.
+    pub seen: u64,
+    /// Packets held now.
+    pub held: u64,
+    /// Ended packets by [`Disposition`], in the order of its numbers.
+    pub ended: [u64; DISPOSITIONS],
+}
+
+impl Totals {
+    /// Whether every packet seen is held or has ended.
+    pub fn balanced(&self) -> bool {
+        self.seen == self.held + self.ended.iter().sum::<u64>()
+    }
+}
+
+impl Counters {
+    pub(crate) fn new() -> Self {
+        Self {
+            reasons: [const { AtomicU64::new(0) }; DISPOSITIONS * REASONS_EACH],
+            events: [const { AtomicU64::new(0) }; Event::ALL.len()],
+        }
+    }
+
+    /// How many packets ended for this reason.
+    pub fn reason(&self, reason: Reason) -> u64 {
+        self.reasons
+            .get(reason_slot(reason))
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+
+    /// The value of an event's counter.
+    pub fn event(&self, event: Event) -> u64 {
+        self.events
+            .get(event_slot(event))
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+
+    /// The sums; exact at a quiet moment.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals {
+            seen: self.event(Event::Seen),
+            held: self.event(Event::Held),
+            ended: [0; DISPOSITIONS],
+        };
+        // Bound: the number of reasons.
+        for reason in Reason::ALL {
+            if let Some(sum) = totals.ended.get_mut(reason.disposition() as usize) {
+                *sum += self.reason(reason);
+            }
+        }
+        totals
+    }
+
+    /// Counts one event.
+    pub fn count(&self, event: Event) {
+        if let Some(counter) = self.events.get(event_slot(event)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A packet is presented.
+    pub(crate) fn present(&self) -> Obligation<'_> {
+        self.count(Event::Seen);
+        Obligation {
+            counters: self,
+            open: true,
+        }
+    }
+
+    /// A held packet leaves the packet cache.
+    pub(crate) fn unhold(&self) -> Obligation<'_> {
+        if let Some(counter) = self.events.get(event_slot(Event::Held)) {
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
+        Obligation {
+            counters: self,
+            open: true,
+        }
+    }
+
+    fn end(&self, reason: Reason) {
+        if let Some(counter) = self.reasons.get(reason_slot(reason)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The duty to say, exactly once, how a packet ended.
+#[must_use = "a packet that nobody settles is counted as forgotten"]
+pub struct Obligation<'a> {
+    counters: &'a Counters,
+    open: bool,
+}
+
+impl Obligation<'_> {
+    /// The packet ended for this reason.
+    pub fn end(mut self, reason: Reason) {
+        self.open = false;
+        self.counters.end(reason);
+    }
+
+    /// The packet went into the packet cache, which now owes its end.
+    pub(crate) fn hold(mut self) {
+        self.open = false;
+        self.counters.count(Event::Held);
+    }
+}
+
+impl Drop for Obligation<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.counters.end(Reason::DroppedUnsettled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_and_event_has_a_counter_of_its_own() {
+        let counters = Counters::new();
+        for reason in Reason::ALL {
+            counters.present().end(reason);
+        }
+        for reason in Reason::ALL {
+            assert_eq!(counters.reason(reason), 1, "{reason:?}");
+        }
+        assert!(counters.totals().balanced());
+    }
+
+    #[test]
+    fn a_forgotten_packet_is_counted() {
+        let counters = Counters::new();
+        drop(counters.present());
+        assert_eq!(counters.reason(Reason::DroppedUnsettled), 1);
+        assert!(counters.totals().balanced());
+    }
+
+    #[test]
+    fn a_held_packet_balances_before_and_after_its_end() {
+        let counters = Counters::new();
+        counters.present().hold();
+        assert_eq!(counters.totals().held, 1);
+        assert!(counters.totals().balanced());
+        counters.unhold().end(Reason::PermittedVerdict);
+        assert_eq!(counters.totals().held, 0);
+        assert!(counters.totals().balanced());
+    }
+}

@@ -1,0 +1,65 @@
+//! What is counted for a flow, held or cached.
+
+use kext_packet::{Headers, TcpFlags, TransportInfo};
+use kext_types::{Direction, ProcessId, RequestInfo, Timestamp};
+
+/// A flow's traffic, and how far its TCP connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlowStats {
+    pub(crate) process_id: Option<ProcessId>,
+    /// Packets by [`Direction`].
+    pub(crate) packets: [u64; 2],
+    /// Bytes by [`Direction`], IP headers included.
+    pub(crate) bytes: [u64; 2],
+    pub(crate) first_seen: Timestamp,
+    pub(crate) last_seen: Timestamp,
+    closing: u8,
+}
+
+const FIN_OUTBOUND: u8 = 1;
+const FIN_INBOUND: u8 = 2;
+const BOTH_FINS: u8 = FIN_OUTBOUND | FIN_INBOUND;
+const RESET: u8 = 4;
+
+impl FlowStats {
+    pub(crate) const fn new(now: Timestamp) -> Self {
+        Self {
+            process_id: None,
+            packets: [0; 2],
+            bytes: [0; 2],
+            first_seen: now,
+            last_seen: now,
+            closing: 0,
+        }
+    }
+
+    /// Adds a packet of the flow.
+    pub(crate) fn add(&mut self, packet: &RequestInfo, headers: &Headers) {
+        let direction = packet.arrival.direction;
+        let index = usize::from(direction.number());
+        if let Some(packets) = self.packets.get_mut(index) {
+            *packets = packets.saturating_add(1);
+        }
+        if let Some(bytes) = self.bytes.get_mut(index) {
+            *bytes = bytes.saturating_add(packet.size.into());
+        }
+        self.process_id = packet.arrival.process_id.or(self.process_id);
+        self.last_seen = self.last_seen.max(packet.time);
+        if let TransportInfo::Tcp(segment) = &headers.transport_info {
+            if segment.flags.contains(TcpFlags::RST) {
+                self.closing |= RESET;
+            }
+            if segment.flags.contains(TcpFlags::FIN) {
+                self.closing |= match direction {
+                    Direction::Outbound => FIN_OUTBOUND,
+                    Direction::Inbound => FIN_INBOUND,
+                };
+            }
+        }
+    }
+
+    /// Whether a TCP RST, or a FIN each way, has been seen.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.closing & RESET != 0 || self.closing & BOTH_FINS == BOTH_FINS
+    }
+}

@@ -1,0 +1,484 @@
+//! The verdict engine: what happens to a packet, decided and counted.
+//!
+//! # One flow's life
+//!
+//! A packet is [classified](Engine::classify). Its flow is not in the verdict cache, so a copy goes
+//! into the packet cache and a verdict request into the queue; later packets of the flow join it. A
+//! reader takes the [request](Engine::deliver) and gives a [verdict](Engine::decide). A permanent one
+//! lets every held packet of the flow go in order of arrival, then stands in the verdict cache, where
+//! the flow's next packets find it at once. Idle for too long, the flow is asked for again.
+//!
+//! # Rules of this crate
+//!
+//! It owns no packet that the host owns, calls nobody back except to allocate a buffer, and never
+//! allocates itself after [`Engine::try_new`]. No path's cost grows with the number of entries. What
+//! is to be done comes back as a value that has to be settled, and is counted when it is.
+//!
+//! Locks, in the order in which they may be taken: the packet cache's; inside it one shard of the
+//! verdict cache, or the settings. The fragment table's and the reply limiter's are taken alone.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod action;
+mod blocks;
+mod counters;
+mod flow_stats;
+mod fragments;
+mod hash;
+mod limiter;
+mod list;
+mod memory;
+mod packet_cache;
+mod redirect;
+mod release;
+mod settings;
+mod table;
+mod verdict_cache;
+
+use kext_packet::Headers;
+use kext_sync::{Lock, RawLock};
+use kext_types::{
+    Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowKey,
+    FragmentPolicy, PacketId, Reason, RequestInfo, Timestamp, Verdict,
+};
+
+pub use action::{Action, Release, Settled};
+pub use counters::{Counters, Obligation, Totals};
+pub use memory::OutOfMemory;
+pub use packet_cache::{Delivery, HeldPacket, NotHeld};
+pub use release::Releases;
+pub use verdict_cache::{FlowInfo, Origin};
+
+use action::{Fate, Met};
+use fragments::FragmentTable;
+use hash::KeyHasher;
+use limiter::TokenBucket;
+use packet_cache::{Hold, PacketCache};
+use redirect::{PORT_ATTEMPTS, Translation};
+use settings::{Policies, Settings};
+use verdict_cache::VerdictCache;
+
+/// Why an engine cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// A capacity is out of its range.
+    Capacity(CapacityError),
+    /// A configuration value is out of its range.
+    Config(ConfigError),
+    /// The memory for the capacities could not be had.
+    Memory(OutOfMemory),
+}
+
+impl core::fmt::Display for StartError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Capacity(error) => write!(f, "capacity {error}"),
+            Self::Config(error) => write!(f, "configuration value {error}"),
+            Self::Memory(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for StartError {}
+
+/// What classifying a packet came to.
+pub enum Classified<'a> {
+    /// Its fate is decided.
+    Settled {
+        /// What is to be done.
+        settled: Settled<'a>,
+        /// Its headers; `None` if they could not be parsed, or did not matter.
+        headers: Option<Headers>,
+    },
+    /// It was copied into the packet cache; the host discards its own.
+    Held {
+        /// Whether a verdict request was raised, so that a waiting reader has to be woken.
+        request_raised: bool,
+    },
+}
+
+/// The verdict engine. `R` is the host's lock.
+pub struct Engine<R> {
+    settings: Settings<R>,
+    counters: Counters,
+    flows: VerdictCache<R>,
+    packets: Lock<R, PacketCache>,
+    fragments: Lock<R, FragmentTable>,
+    replies: Lock<R, TokenBucket>,
+    hasher: KeyHasher,
+    capacities: Capacities,
+}
+
+impl<R: RawLock> Engine<R> {
+    /// An engine with all its memory. `seed` keys its hash tables: random in a kernel, fixed where
+    /// runs must repeat.
+    pub fn try_new(capacities: Capacities, config: Config, seed: u64) -> Result<Self, StartError> {
+        capacities.validate().map_err(StartError::Capacity)?;
+        config.validate().map_err(StartError::Config)?;
+        let allocate = || {
+            Ok(Self {
+                settings: Settings::new(config),
+                counters: Counters::new(),
+                flows: VerdictCache::try_new(capacities.flows)?,
+                packets: Lock::new(PacketCache::try_new(&capacities)?),
+                fragments: Lock::new(FragmentTable::try_new(capacities.fragments)?),
+                replies: Lock::new(TokenBucket::new()),
+                hasher: KeyHasher::new(seed),
+                capacities,
+            })
+        };
+        allocate().map_err(StartError::Memory)
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The capacities that the engine was made with.
+    pub fn capacities(&self) -> &Capacities {
+        &self.capacities
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Config {
+        self.settings.whole()
+    }
+
+    /// Replaces the configuration, if all its values are in range.
+    pub fn set_config(&self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.settings.replace(config);
+        Ok(())
+    }
+
+    // ---- packets --------------------------------------------------------------------------------
+
+    /// Decides what happens to a packet that the host presents.
+    ///
+    /// `bytes` are what the host has of it, from the IP header on; `on_wire` is how many there were,
+    /// more only if a capture cut the packet short.
+    pub fn classify(
+        &self,
+        bytes: &[u8],
+        on_wire: usize,
+        arrival: &Arrival,
+        now: Timestamp,
+    ) -> Classified<'_> {
+        let obligation = self.counters.present();
+        let policies = self.settings.policies();
+        let settle = |obligation, action, headers| Classified::Settled {
+            settled: Settled { obligation, action },
+            headers,
+        };
+        if arrival.passes > policies.loop_limit() {
+            return settle(obligation, Action::Drop(Reason::DroppedLoopGuard), None);
+        }
+        if arrival.passes > 0 {
+            return settle(obligation, Action::Permit(Reason::PermittedInjected), None);
+        }
+        let Ok(headers) = Headers::parse(bytes, on_wire) else {
+            let action = Action::of_policy(policies.unparsable(), &action::UNPARSABLE);
+            return settle(obligation, action, None);
+        };
+        let headers_known = Some(headers);
+        if policies.permits_infrastructure() && headers.is_infrastructure() {
+            let action = Action::Permit(Reason::PermittedInfrastructure);
+            return settle(obligation, action, headers_known);
+        }
+        let flow = match self.flow_of(&headers, arrival, policies, now) {
+            Ok(flow) => flow,
+            Err(action) => return settle(obligation, action, headers_known),
+        };
+        // Link-layer padding behind the packet is no part of it.
+        let bytes = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
+        let packet = RequestInfo {
+            id: PLACEHOLDER,
+            time: now,
+            flow,
+            arrival: *arrival,
+            size: headers.total_len,
+            held_len: bytes.len() as u32,
+        };
+        let hash = self.hasher.hash(&flow);
+        if let Some(fate) = self.hit(hash, &packet, &headers) {
+            let action = self.cached_action(&fate, &packet);
+            return settle(obligation, action, headers_known);
+        }
+        if let Some(reason) = self.permitted_unasked(&headers, &flow, policies) {
+            return settle(obligation, Action::Permit(reason), headers_known);
+        }
+        let mut packets = self.packets.lock();
+        // The verdict may have come since the look-up above; from here on it cannot.
+        if let Some(fate) = self.hit(hash, &packet, &headers) {
+            drop(packets);
+            let action = self.cached_action(&fate, &packet);
+            return settle(obligation, action, headers_known);
+        }
+        let ask_each = policies.asks_each_packet();
+        match packets.hold(hash, &packet, &headers, bytes, ask_each, &self.counters) {
+            Hold::Held { request_raised } => {
+                obligation.hold();
+                Classified::Held { request_raised }
+            }
+            Hold::Refused(reason) => settle(obligation, Action::Drop(reason), headers_known),
+            Hold::NoReader => {
+                let action = Action::of_policy(policies.no_reader(), &action::NO_READER);
+                settle(obligation, action, headers_known)
+            }
+        }
+    }
+
+    /// The flow that a packet belongs to: that of its first fragment, if it is a later one.
+    fn flow_of(
+        &self,
+        headers: &Headers,
+        arrival: &Arrival,
+        policies: Policies,
+        now: Timestamp,
+    ) -> Result<FlowKey, Action> {
+        let flow = headers.flow_key(arrival.direction);
+        let Some(fragment) = &headers.fragment else {
+            return Ok(flow);
+        };
+        match (headers.is_first_fragment(), policies.fragments()) {
+            (true, FragmentPolicy::Follow) => {
+                let mut table = self.fragments.lock();
+                table.first(&self.hasher, headers, fragment, flow, now);
+                Ok(flow)
+            }
+            (true, _) => Ok(flow),
+            (false, FragmentPolicy::Follow) => self
+                .fragments
+                .lock()
+                .later(&self.hasher, headers, fragment, now)
+                .ok_or(Action::Drop(Reason::DroppedFragmentOrphan)),
+            (false, FragmentPolicy::Block) => Err(Action::Block(Reason::BlockedFragment)),
+            (false, FragmentPolicy::Permit) => Err(Action::Permit(Reason::PermittedFragment)),
+        }
+    }
+
+    fn hit(&self, hash: u64, packet: &RequestInfo, headers: &Headers) -> Option<Fate> {
+        self.flows
+            .hit(hash, packet, headers, &self.settings, &self.counters)
+    }
+
+    /// What a cached fate does with a packet. On the way there a redirected packet makes sure that
+    /// its answers find the way back, which may have been evicted.
+    fn cached_action(&self, fate: &Fate, packet: &RequestInfo) -> Action {
+        if let Fate::Verdict(verdict, Some(translation)) = fate
+            && !self.claim(translation, *verdict, &packet.flow, packet.time)
+        {
+            return Action::Drop(Reason::DroppedRedirectFull);
+        }
+        fate.action(packet, Met::Cached)
+    }
+
+    /// Why a packet of an unknown flow is permitted without a question, if it is.
+    fn permitted_unasked(
+        &self,
+        headers: &Headers,
+        flow: &FlowKey,
+        policies: Policies,
+    ) -> Option<Reason> {
+        let Headers {
+            version,
+            destination,
+            ..
+        } = headers;
+        if policies.permits_broadcast() && destination.is_broadcast(*version) {
+            Some(Reason::PermittedBroadcast)
+        } else if policies.permits_multicast() && destination.is_multicast(*version) {
+            Some(Reason::PermittedMulticast)
+        } else if policies.permits_fast_track() && self.settings.is_fast_track(flow) {
+            Some(Reason::PermittedFastTrack)
+        } else {
+            None
+        }
+    }
+
+    // ---- redirects ------------------------------------------------------------------------------
+
+    /// A flow's fate under a verdict that a packet of this direction was given.
+    fn fate(&self, verdict: Verdict, packet: &RequestInfo, now: Timestamp) -> Fate {
+        let config = match verdict {
+            Verdict::Accept | Verdict::Block | Verdict::Drop => {
+                return Fate::Verdict(verdict, None);
+            }
+            Verdict::RedirectDns | Verdict::RedirectTunnel => self.settings.whole(),
+        };
+        let flow = &packet.flow;
+        let hash = self.hasher.hash(flow);
+        // Bound: PORT_ATTEMPTS.
+        let translation = config.redirect_target(verdict).and_then(|target| {
+            (0..PORT_ATTEMPTS)
+                .map_while(|attempt| {
+                    Translation::attempt(flow, packet.arrival.direction, target, hash, attempt)
+                })
+                .find(|translation| self.claim(translation, verdict, flow, now))
+        });
+        Fate::Verdict(verdict, translation)
+    }
+
+    /// Makes sure that the answers to a redirected flow find their way back. `false` if they could
+    /// not be told from another flow's packets.
+    fn claim(
+        &self,
+        translation: &Translation,
+        verdict: Verdict,
+        flow: &FlowKey,
+        now: Timestamp,
+    ) -> bool {
+        if translation.is_identity(flow) {
+            return true;
+        }
+        let (key, way_back) = translation.way_back(flow, verdict);
+        let hash = self.hasher.hash(&key);
+        self.flows
+            .claim_way_back(hash, key, way_back, &self.settings, now, &self.counters)
+    }
+
+    // ---- requests and verdicts ------------------------------------------------------------------
+
+    /// Says that somebody reads requests from now on, or that nobody does. Then
+    /// [`Engine::settle_abandoned`] has to settle what is held.
+    pub fn set_reader(&self, reader: bool) {
+        self.packets.lock().set_reader(reader);
+    }
+
+    /// Shows the oldest undelivered request to `deliver`, which delivers it by giving something.
+    ///
+    /// `deliver` runs under the packet cache's lock: it must not wait, and must not call the engine.
+    pub fn deliver<T>(&self, deliver: impl FnOnce(&HeldPacket<'_>) -> Option<T>) -> Delivery<T> {
+        self.packets.lock().deliver(deliver)
+    }
+
+    /// How many requests wait for a reader.
+    pub fn queued_requests(&self) -> u32 {
+        self.packets.lock().queued_requests()
+    }
+
+    /// Shows a held packet. `look` is bound like [`Engine::deliver`]'s function.
+    pub fn look<T>(
+        &self,
+        id: PacketId,
+        look: impl FnOnce(&HeldPacket<'_>) -> T,
+    ) -> Result<T, NotHeld> {
+        self.packets.lock().look(id).map(|held| look(&held))
+    }
+
+    /// The id of the held packet with this name in the v1 interface.
+    pub fn resolve_v1(&self, id: u32) -> Result<PacketId, NotHeld> {
+        let packets = self.packets.lock();
+        packets.find_v1(id).ok_or_else(|| packets.not_held_v1(id))
+    }
+
+    /// Decides a held packet, or with a permanent verdict its flow. What this sets free comes from
+    /// the [`Releases`].
+    pub fn decide(
+        &self,
+        id: PacketId,
+        decision: Decision,
+        now: Timestamp,
+    ) -> Result<Releases<'_, R>, NotHeld> {
+        let mut packets = self.packets.lock();
+        let decided = packets.decidable(id).map(|info| {
+            let fate = self.fate(decision.verdict, &info, now);
+            if decision.permanent {
+                Releases::of_flow(self, packets.decide_flow(id, decision, fate))
+            } else {
+                Releases::of_packet(self, packets.decide_packet(id, decision), fate)
+            }
+        });
+        drop(packets);
+        self.counters.count(match &decided {
+            Ok(_) => Event::VerdictApplied,
+            Err(not_held) => not_held.event(),
+        });
+        decided
+    }
+
+    /// Counts a verdict for an id that can be none, and says what became of it.
+    pub fn refuse(&self, not_held: NotHeld) -> NotHeld {
+        self.counters.count(not_held.event());
+        not_held
+    }
+
+    // ---- time -----------------------------------------------------------------------------------
+
+    /// Settles the oldest held packet by the no-reader policy, if nobody reads. `None` when none is
+    /// held, or somebody does.
+    pub fn settle_abandoned(&self) -> Option<Releases<'_, R>> {
+        release::abandoned(self)
+    }
+
+    /// Settles one packet that has been held up to the hold limit, or goes on with a flow whose
+    /// packets were too many to let go at once. `None` when there is nothing to do now.
+    pub fn tick(&self, now: Timestamp) -> Option<Releases<'_, R>> {
+        release::due(self, now)
+    }
+
+    /// Whether one more answer to a blocked packet may be sent now.
+    pub fn may_reply(&self, now: Timestamp) -> bool {
+        let rate = self.settings.whole().replies_per_second;
+        self.replies.lock().take(rate, now)
+    }
+
+    // ---- the verdict cache ----------------------------------------------------------------------
+
+    /// Forgets every cached verdict, in constant time. Held packets stay held.
+    pub fn clear_cache(&self) {
+        self.flows.clear(&self.counters);
+    }
+
+    /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its
+    /// verdict is not.
+    pub fn update_verdict(&self, flow: &FlowKey, verdict: Verdict, now: Timestamp) -> bool {
+        // The direction of an update is not known; flows that are redirected go out.
+        let packet = RequestInfo {
+            id: PLACEHOLDER,
+            time: now,
+            flow: *flow,
+            arrival: OUTBOUND,
+            size: 0,
+            held_len: 0,
+        };
+        let hash = self.hasher.hash(flow);
+        if !self.flows.contains(hash, flow) {
+            return false;
+        }
+        let fate = self.fate(verdict, &packet, now);
+        self.flows.update(hash, flow, fate)
+    }
+
+    /// Shows cached flows from `cursor` on (0 to begin) until `show` refuses one or a bounded part
+    /// of the cache was looked at. Returns the cursor to go on from, 0 at the end.
+    pub fn list_flows(&self, cursor: u64, show: impl FnMut(&FlowInfo) -> bool) -> u64 {
+        self.flows.list(cursor, show)
+    }
+
+    /// Shows flows with traffic since they were last shown by this function, their bytes being that
+    /// traffic, until `show` refuses one. It comes first the next time.
+    pub fn report_traffic(&self, show: impl FnMut(&FlowInfo) -> bool) {
+        self.flows.report_traffic(show);
+    }
+}
+
+/// Stands where a packet has no id yet.
+const PLACEHOLDER: PacketId = match PacketId::new(u64::MAX) {
+    Some(id) => id,
+    None => unreachable!(),
+};
+
+/// What is known of the packets of an update by 5-tuple.
+const OUTBOUND: Arrival = Arrival {
+    direction: kext_types::Direction::Outbound,
+    interface: kext_types::Interface {
+        index: 0,
+        sub_index: 0,
+    },
+    compartment: 0,
+    process_id: None,
+    passes: 0,
+};

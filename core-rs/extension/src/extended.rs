@@ -1,0 +1,191 @@
+//! The extended requests, as `docs/wire-format.md` has them.
+
+use core::time::Duration;
+
+use kext_engine::{Delivery, FlowInfo, Origin};
+use kext_types::{Event, ProcessId, Reason, VerdictOutcome};
+use kext_wire::Status;
+use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
+use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
+use kext_wire::flows::{FlowEntry, FlowOrigin, ListFlowsRequest, ListFlowsWriter, Traffic};
+use kext_wire::hello::{Features, HelloRequest, HelloResponse};
+use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse, write_held};
+use kext_wire::receive::{ReceiveRequest, ReceiveResponse, ReceiveWriter};
+use kext_wire::verdicts::{InPlace, Outcome, VerdictEntry};
+
+use crate::dispatch::{Answer, Buffer, Handled, malformed, outcome, too_small};
+use crate::{Extension, Host};
+
+/// This extension's own version.
+const EXTENSION: [u8; 3] = [
+    number(env!("CARGO_PKG_VERSION_MAJOR")),
+    number(env!("CARGO_PKG_VERSION_MINOR")),
+    number(env!("CARGO_PKG_VERSION_PATCH")),
+];
+
+/// A decimal number, at compile time.
+const fn number(text: &str) -> u8 {
+    let digits = text.as_bytes();
+    let mut value = 0;
+    let mut i = 0;
+    // Bound: the length of a literal.
+    while i < digits.len() {
+        value = value * 10 + (digits[i] - b'0');
+        i += 1;
+    }
+    value
+}
+
+impl<H: Host> Extension<H> {
+    pub(crate) fn hello(&self, buffer: &mut Buffer<'_>) -> Handled {
+        let request = HelloRequest::decode(buffer.input()).map_err(malformed)?;
+        request.agree(Features::ALL)?;
+        let capacities = *self.engine.capacities();
+        HelloResponse::new(EXTENSION, Features::ALL, capacities, H::KIND)
+            .encode(buffer.output())
+            .map(Answer::Bytes)
+            .map_err(too_small)
+    }
+
+    pub(crate) fn receive(&self, buffer: &mut Buffer<'_>, timed_out: bool) -> Handled {
+        let request = ReceiveRequest::decode(buffer.input()).map_err(malformed)?;
+        if buffer.output_len() < ReceiveResponse::MIN_OUTPUT {
+            return Err(Status::BUFFER_TOO_SMALL);
+        }
+        if !self.is_reading() {
+            return Err(Status::FILE_CLOSED);
+        }
+        let wait = request.wait_ms.map(|ms| Duration::from_millis(ms.into()));
+        let waits = !timed_out && wait != Some(Duration::ZERO);
+        let engine = &self.engine;
+        let mut writer = ReceiveWriter::new(buffer.output(), request.max_requests, request.payload)
+            .map_err(too_small)?;
+        // Bound: the most requests of one message. Each is taken under a lock of its own.
+        while !writer.is_full() {
+            let delivered =
+                engine.deliver(|held| writer.push(held.info, |payload| held.copy_to(payload)).ok());
+            match delivered {
+                Delivery::Delivered(()) => {}
+                Delivery::Refused if writer.count() == 0 => return Err(Status::BUFFER_TOO_SMALL),
+                Delivery::Empty if writer.count() == 0 && waits => return Ok(Answer::Wait(wait)),
+                Delivery::Refused | Delivery::Empty => break,
+            }
+        }
+        Ok(Answer::Bytes(writer.finish(engine.queued_requests())))
+    }
+
+    pub(crate) fn set_verdicts(&self, buffer: &mut Buffer<'_>) -> Handled {
+        let (bytes, input_len, output_len) = buffer.whole();
+        let verdicts = InPlace::new(bytes, input_len, output_len)?;
+        Ok(Answer::Bytes(
+            verdicts.answer(|entry| self.set_verdict(entry)),
+        ))
+    }
+
+    fn set_verdict(&self, entry: VerdictEntry) -> Outcome {
+        let Some(decision) = entry.decision() else {
+            self.engine.counters().count(Event::VerdictInvalid);
+            return VerdictOutcome::InvalidVerdict.into();
+        };
+        let Some(id) = entry.packet_id() else {
+            self.engine.counters().count(Event::VerdictUnknownId);
+            return VerdictOutcome::UnknownId.into();
+        };
+        match self.decide(id, decision) {
+            Ok(()) => VerdictOutcome::Applied.into(),
+            Err(not_held) => outcome(not_held),
+        }
+    }
+
+    pub(crate) fn read_payload(&self, buffer: &mut Buffer<'_>) -> Handled {
+        let request = ReadPayloadRequest::decode(buffer.input()).map_err(malformed)?;
+        let out = buffer.output();
+        let not_held = match request.packet_id() {
+            None => VerdictOutcome::UnknownId.into(),
+            Some(id) => {
+                let written = self.engine.look(id, |held| {
+                    let len = request.len_of(held.info.held_len as usize);
+                    write_held(out, held.info.size, len, |slot| held.copy_to(slot))
+                });
+                match written {
+                    Ok(written) => return written.map(Answer::Bytes).map_err(too_small),
+                    Err(not_held) => outcome(not_held),
+                }
+            }
+        };
+        ReadPayloadResponse::not_held(not_held)
+            .encode(out)
+            .map(Answer::Bytes)
+            .map_err(too_small)
+    }
+
+    pub(crate) fn counters(&self, buffer: &mut Buffer<'_>) -> Handled {
+        const REASONS: usize = Reason::ALL.len();
+        const COUNTERS: usize = REASONS + Event::ALL.len();
+        CountersRequest::decode(buffer.input()).map_err(malformed)?;
+        let counters = self.engine.counters();
+        // Bound: the number of counters.
+        let entries = (0..COUNTERS).map(|i| {
+            if let Some(&reason) = Reason::ALL.get(i) {
+                return Counter::of_reason(reason, counters.reason(reason));
+            }
+            let event = Event::ALL.get(i - REASONS).copied().unwrap_or(Event::Seen);
+            Counter::of_event(event, counters.event(event))
+        });
+        CountersResponse::encode(entries, buffer.output())
+            .map(Answer::Bytes)
+            .map_err(too_small)
+    }
+
+    pub(crate) fn get_config(&self, buffer: &mut Buffer<'_>) -> Handled {
+        GetConfigRequest::decode(buffer.input()).map_err(malformed)?;
+        self.write_config(ConfigMessage::GetResponse, buffer)
+    }
+
+    pub(crate) fn set_config(&self, buffer: &mut Buffer<'_>) -> Handled {
+        let config =
+            config::decode(ConfigMessage::SetRequest, buffer.input()).map_err(malformed)?;
+        if buffer.output_len() < config::CONFIG_LEN {
+            return Err(Status::BUFFER_TOO_SMALL);
+        }
+        self.engine
+            .set_config(config)
+            .map_err(|_| Status::INVALID_PARAMETER)?;
+        self.write_config(ConfigMessage::SetResponse, buffer)
+    }
+
+    fn write_config(&self, message: ConfigMessage, buffer: &mut Buffer<'_>) -> Handled {
+        config::encode(message, &self.engine.config(), buffer.output())
+            .map(Answer::Bytes)
+            .map_err(too_small)
+    }
+
+    pub(crate) fn list_flows(&self, buffer: &mut Buffer<'_>) -> Handled {
+        let request = ListFlowsRequest::decode(buffer.input()).map_err(malformed)?;
+        let mut writer = ListFlowsWriter::new(buffer.output(), request.max).map_err(too_small)?;
+        let cursor = self
+            .engine
+            .list_flows(request.cursor, |flow| writer.push(&entry(flow)));
+        Ok(Answer::Bytes(writer.finish(cursor)))
+    }
+}
+
+fn entry(flow: &FlowInfo) -> FlowEntry {
+    let traffic = |packets: u64, bytes: u64| Traffic { packets, bytes };
+    let [packets_out, packets_in] = flow.packets;
+    let [bytes_out, bytes_in] = flow.bytes;
+    FlowEntry {
+        flow: flow.key,
+        verdict: flow.verdict,
+        origin: match flow.origin {
+            Origin::Verdict => FlowOrigin::Verdict,
+            Origin::Update => FlowOrigin::Update,
+            Origin::WayBack => FlowOrigin::Return,
+        },
+        process_id: ProcessId::new(flow.process_id),
+        outbound: traffic(packets_out, bytes_out),
+        inbound: traffic(packets_in, bytes_in),
+        first_seen: flow.first_seen,
+        last_seen: flow.last_seen,
+    }
+}

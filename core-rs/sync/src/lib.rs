@@ -1,0 +1,22 @@
+//! The one door to locks and atomics.
+//!
+//! Nothing else in the portable crates names a lock or an atomic, so that the whole system can be
+//! moved to other primitives in one place: the driver brings spin locks at raised IRQL, user-mode
+//! hosts bring an ordinary mutex, a model checker brings its own.
+//!
+//! # Order of locks
+//!
+//! At most two engine locks are held at once: the packet cache's, and inside it one of the verdict
+//! cache's shards or the fragment table's. Nothing is called under a lock that could call back.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod lock;
+
+pub use lock::{Guard, Lock, RawLock};
+
+/// Atomic integers, and the orderings they take.
+pub mod atomic {
+    pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+}
