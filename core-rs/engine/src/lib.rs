@@ -178,9 +178,17 @@ impl<R: RawLock> Engine<R> {
         if arrival.passes > 0 {
             return settle(obligation, Action::Permit(Reason::PermittedInjected), None);
         }
-        let Ok(headers) = Headers::parse(bytes, on_wire) else {
-            let action = Action::of_policy(policies.unparsable(), &action::UNPARSABLE);
-            return settle(obligation, action, None);
+        let headers = match Headers::parse(bytes, on_wire) {
+            Ok(headers) => headers,
+            Err(error) => {
+                // A dishonest fragment is an attack on whoever reassembles it (RFC 1858, RFC 3128).
+                let action = if error.kind.is_bad_fragment() {
+                    Action::Block(Reason::BlockedFragment)
+                } else {
+                    Action::of_policy(policies.unparsable(), &action::UNPARSABLE)
+                };
+                return settle(obligation, action, None);
+            }
         };
         let headers_known = Some(headers);
         if policies.permits_infrastructure() && headers.is_infrastructure() {

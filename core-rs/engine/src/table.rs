@@ -211,7 +211,7 @@ mod tests {
         let evictions = (0..4_096)
             .filter(|&key| {
                 matches!(
-                    table.insert(hash(key), key, 0, |()| Some(0)),
+                    table.insert(hash(key), key, (), |()| Some(0)),
                     Inserted::Evicted(..)
                 )
             })

@@ -22,7 +22,7 @@ pub enum Dispatch {
     /// No verdict request waits. Keep it, buffer untouched, and dispatch it again when
     /// [`Host::requests_ready`] is called or the wait is over.
     Pend {
-        /// The longest wait; `None` waits without limit.
+        /// The longest wait; `None` waits without limit, zero is over at once.
         wait: Option<Duration>,
     },
 }

@@ -56,7 +56,6 @@ impl<H: Host> Extension<H> {
             return Err(Status::FILE_CLOSED);
         }
         let wait = request.wait_ms.map(|ms| Duration::from_millis(ms.into()));
-        let waits = !timed_out && wait != Some(Duration::ZERO);
         let engine = &self.engine;
         let mut writer = ReceiveWriter::new(buffer.output(), request.max_requests, request.payload)
             .map_err(too_small)?;
@@ -67,7 +66,7 @@ impl<H: Host> Extension<H> {
             match delivered {
                 Delivery::Delivered(()) => {}
                 Delivery::Refused if writer.count() == 0 => return Err(Status::BUFFER_TOO_SMALL),
-                Delivery::Empty if writer.count() == 0 && waits => return Ok(Answer::Wait(wait)),
+                Delivery::Empty if writer.count() == 0 && !timed_out => return Ok(Answer::Wait(wait)),
                 Delivery::Refused | Delivery::Empty => break,
             }
         }

@@ -111,7 +111,7 @@ counted! {
         BlockedHoldLimit = 103, "blocked_hold_limit";
         /// Its headers could not be parsed, and the policy for that is to block.
         BlockedUnparsable = 104, "blocked_unparsable";
-        /// It is a fragment, and the policy for that is to block.
+        /// It is a fragment, and the policy for that is to block; or one that no honest sender makes.
         BlockedFragment = 105, "blocked_fragment";
 
         /// A cached verdict of its flow dropped it.

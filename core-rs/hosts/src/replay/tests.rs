@@ -1,0 +1,1 @@
+//! The replay host as user mode sees it: bytes in, bytes out.
