@@ -66,7 +66,9 @@ impl<H: Host> Extension<H> {
             match delivered {
                 Delivery::Delivered(()) => {}
                 Delivery::Refused if writer.count() == 0 => return Err(Status::BUFFER_TOO_SMALL),
-                Delivery::Empty if writer.count() == 0 && !timed_out => return Ok(Answer::Wait(wait)),
+                Delivery::Empty if writer.count() == 0 && !timed_out => {
+                    return Ok(Answer::Wait(wait));
+                }
                 Delivery::Refused | Delivery::Empty => break,
             }
         }

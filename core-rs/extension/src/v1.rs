@@ -4,10 +4,10 @@ use core::time::Duration;
 
 use kext_engine::Delivery;
 use kext_types::{Event, VerdictOutcome};
-use kext_wire::Status;
 use kext_wire::v1::{
     Connection, PacketInfo, PayloadRequest, StatsRequest, VerdictInfo, VerdictUpdate, VersionAnswer,
 };
+use kext_wire::{DecodeErrorKind, Status};
 
 use crate::dispatch::{Answer, Buffer, Handled, malformed, too_small};
 use crate::{Extension, Host};
@@ -58,13 +58,15 @@ impl<H: Host> Extension<H> {
     }
 
     pub(crate) fn v1_set_verdict(&self, buffer: &Buffer<'_>) -> Handled {
-        let info = VerdictInfo::decode(buffer.input()).map_err(malformed)?;
-        if info.is_ignored() {
-            return Ok(Answer::Bytes(0));
-        }
+        let info = VerdictInfo::decode(buffer.input()).map_err(|error| {
+            if matches!(error.kind, DecodeErrorKind::Unknown(_)) {
+                self.engine.counters().count(Event::VerdictInvalid);
+            }
+            malformed(error)
+        })?;
         let Some(decision) = info.decision() else {
-            self.engine.counters().count(Event::VerdictInvalid);
-            return Err(Status::INVALID_PARAMETER);
+            // Id 0 or verdict 0.
+            return Ok(Answer::Bytes(0));
         };
         let decided = match self.engine.resolve_v1(info.id) {
             Ok(id) => self.decide(id, decision),
