@@ -1,1 +1,270 @@
 //! The replay host as user mode sees it: bytes in, bytes out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kext_types::{Config, Decision, Direction, Reason, Timestamp, Verdict};
+use kext_wire::receive::{PayloadMode, ReceiveRequest, ReceiveResponse, ReceivedRequest};
+use kext_wire::verdicts::{SetVerdictsRequest, VerdictEntry};
+use kext_wire::{ControlCode, Status};
+
+use super::{ReplayError, ReplayHost, ReplayOptions};
+use crate::capture::{CaptureReader, CaptureWriter, Outgoing, Record};
+
+/// A file that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let name = format!("kext-replay-{}-{name}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn udp(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+    let mut buffer = vec![0; 2_000];
+    let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+    kext_packet::testing::udp(&mut buffer, source, destination, payload).to_vec()
+}
+
+/// Writes a capture of these packets, each at a number of milliseconds.
+fn capture(name: &str, packets: &[(u64, Vec<u8>)]) -> Scratch {
+    let file = Scratch::new(name);
+    let mut writer = CaptureWriter::create(&file.0).unwrap();
+    for (ms, data) in packets {
+        writer
+            .write(&Outgoing {
+                time: Timestamp::from_nanos(1_700_000_000_000_000_000 + ms * 1_000_000),
+                interface: 0,
+                direction: Direction::Outbound,
+                data,
+                original_len: 0,
+                comment: "",
+            })
+            .unwrap();
+    }
+    writer.finish().unwrap();
+    file
+}
+
+fn flows(count: u16) -> Vec<(u64, Vec<u8>)> {
+    (1..=count)
+        .map(|port| {
+            let remote = format!("198.51.100.20:{port}");
+            (
+                u64::from(port),
+                udp("192.0.2.10:40000", &remote, b"payload"),
+            )
+        })
+        .collect()
+}
+
+fn receive(host: &ReplayHost, wait_ms: Option<u32>) -> Result<Vec<ReceivedRequest>, Status> {
+    let mut input = [0; ReceiveRequest::LEN];
+    let request = ReceiveRequest {
+        max_requests: 64,
+        payload: PayloadMode::None,
+        wait_ms,
+    };
+    request.encode(&mut input).unwrap();
+    let mut output = vec![0; 1 << 16];
+    let len = host.ioctl(ControlCode::Receive.to_u32(), &input, &mut output)?;
+    let response = ReceiveResponse::decode(&output[..len]).unwrap();
+    Ok(response.iter().map(|(request, _)| request).collect())
+}
+
+fn decide(host: &ReplayHost, requests: &[ReceivedRequest], verdict: Verdict) {
+    let decision = Decision {
+        verdict,
+        permanent: true,
+    };
+    for request in requests {
+        let mut input = [0; 64];
+        let entries = [VerdictEntry::new(request.id, decision)];
+        let len = SetVerdictsRequest::encode(&entries, &mut input).unwrap();
+        let code = ControlCode::SetVerdicts.to_u32();
+        host.ioctl(code, &input[..len], &mut [0; 64]).unwrap();
+    }
+}
+
+fn open(file: &Scratch, options: ReplayOptions) -> ReplayHost {
+    ReplayHost::open(&file.0, options).unwrap()
+}
+
+/// Answers every request until the capture ends.
+fn run(host: &ReplayHost, verdict: Verdict) -> usize {
+    let mut requests = 0;
+    loop {
+        match receive(host, None) {
+            Ok(batch) => {
+                requests += batch.len();
+                decide(host, &batch, verdict);
+            }
+            Err(Status::END_OF_FILE) => return requests,
+            Err(status) => panic!("{status}"),
+        }
+    }
+}
+
+#[test]
+fn each_flow_is_asked_for_once_and_the_capture_ends() {
+    let mut packets = flows(20);
+    packets.extend(flows(20));
+    let file = capture("once", &packets);
+    let host = open(&file, ReplayOptions::default());
+    assert_eq!(run(&host, Verdict::Accept), 20);
+    let counters = host.extension.engine().counters();
+    assert_eq!(counters.reason(Reason::PermittedVerdict), 20);
+    assert_eq!(counters.reason(Reason::PermittedCache), 20);
+    let report = host.report();
+    assert_eq!((report.records, report.presented), (40, 40));
+    assert!(report.local_inferred && report.local.starts_with("192.0.2.10 "));
+    assert_eq!(report.bytes_read, report.bytes_total);
+}
+
+#[test]
+fn packets_wait_for_the_reader_and_a_poll_gets_on_too() {
+    let file = capture("poll", &flows(3));
+    let host = open(&file, ReplayOptions::default());
+    assert_eq!(host.report().records, 0);
+    let first = receive(&host, Some(0)).unwrap();
+    assert_eq!((first.len(), host.report().records), (1, 1));
+}
+
+#[test]
+fn what_leaves_is_written_with_direction_and_reason() {
+    let file = capture("leave", &flows(2));
+    let output = Scratch::new("leave-out");
+    let options = ReplayOptions {
+        output: Some(output.0.clone()),
+        ..ReplayOptions::default()
+    };
+    let host = open(&file, options);
+    run(&host, Verdict::Block);
+    host.close().unwrap();
+    host.close().unwrap();
+    let mut reader = CaptureReader::open(&output.0).unwrap();
+    let mut record = Record::default();
+    let mut replies = 0;
+    while reader.read_into(&mut record).unwrap() {
+        let headers = kext_packet::testing::parse(&record.data);
+        assert_eq!(headers.destination.v4_bytes(), [192, 0, 2, 10]);
+        replies += 1;
+    }
+    assert_eq!(replies, 2);
+    let bytes = std::fs::read(&output.0).unwrap();
+    let comment = b"inbound reply to a blocked packet";
+    assert!(bytes.windows(comment.len()).any(|window| window == comment));
+}
+
+#[test]
+fn two_runs_write_the_same_bytes() {
+    let file = capture("same", &flows(10));
+    let runs = ["same-1", "same-2"].map(|name| {
+        let output = Scratch::new(name);
+        let options = ReplayOptions {
+            output: Some(output.0.clone()),
+            ..ReplayOptions::default()
+        };
+        let host = open(&file, options);
+        run(&host, Verdict::RedirectDns);
+        host.close().unwrap();
+        std::fs::read(&output.0).unwrap()
+    });
+    assert_eq!(runs[0], runs[1]);
+}
+
+#[test]
+fn held_packets_expire_by_the_captures_own_clock() {
+    let mut packets = flows(1);
+    packets.push((31_000, udp("192.0.2.10:40000", "198.51.100.20:9", b"later")));
+    let file = capture("expire", &packets);
+    let host = open(&file, ReplayOptions::default());
+    receive(&host, None).unwrap();
+    receive(&host, None).unwrap();
+    let counters = host.extension.engine().counters();
+    assert_eq!(counters.reason(Reason::PermittedHoldLimit), 1);
+    assert_eq!(counters.totals().held, 1);
+}
+
+#[test]
+fn closing_settles_and_ends_every_request() {
+    let file = capture("close", &flows(2));
+    let host = open(&file, ReplayOptions::default());
+    receive(&host, None).unwrap();
+    host.close().unwrap();
+    assert_eq!(host.extension.engine().counters().totals().held, 0);
+    assert_eq!(receive(&host, None), Err(Status::FILE_CLOSED));
+}
+
+#[test]
+fn a_read_at_the_captures_pace_waits_and_can_be_cancelled_without_loss() {
+    let mut packets = flows(1);
+    packets.push((60_000, udp("192.0.2.10:40000", "198.51.100.20:9", b"later")));
+    let file = capture("pace", &packets);
+    let options = ReplayOptions {
+        realtime: true,
+        ..ReplayOptions::default()
+    };
+    let host = Arc::new(open(&file, options));
+    assert_eq!(receive(&host, None).unwrap().len(), 1);
+    // The next packet is a minute away: a wait ends when it is over.
+    let started = Instant::now();
+    assert_eq!(receive(&host, Some(20)), Ok(vec![]));
+    assert!(started.elapsed() >= Duration::from_millis(20));
+    let reader = {
+        let host = Arc::clone(&host);
+        std::thread::spawn(move || receive(&host, None))
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    host.cancel();
+    assert_eq!(reader.join().unwrap(), Err(Status::CANCELLED));
+    assert!(started.elapsed() < Duration::from_secs(30));
+    let reader = {
+        let host = Arc::clone(&host);
+        std::thread::spawn(move || receive(&host, None))
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    host.close().unwrap();
+    assert_eq!(reader.join().unwrap(), Err(Status::FILE_CLOSED));
+}
+
+#[test]
+fn a_capture_that_breaks_off_is_replayed_up_to_there() {
+    let file = capture("broken", &flows(3));
+    let mut bytes = std::fs::read(&file.0).unwrap();
+    bytes.truncate(bytes.len() - 5);
+    std::fs::write(&file.0, bytes).unwrap();
+    let host = open(&file, ReplayOptions::default());
+    assert_eq!(run(&host, Verdict::Accept), 2);
+    let failure = host.failure().unwrap();
+    assert!(matches!(*failure, ReplayError::Capture(_)));
+    assert!(failure.to_string().contains("record 3"), "{failure}");
+}
+
+#[test]
+fn what_cannot_be_opened_says_why() {
+    let missing = ReplayHost::open(Path::new("/nonexistent.pcap"), ReplayOptions::default());
+    let message = missing.err().unwrap().to_string();
+    assert!(message.contains("/nonexistent.pcap"), "{message}");
+    let file = capture("config", &flows(1));
+    let options = ReplayOptions {
+        config: Config {
+            loop_limit: 0,
+            ..Config::default()
+        },
+        ..ReplayOptions::default()
+    };
+    let message = ReplayHost::open(&file.0, options)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(message.contains("loop_limit"), "{message}");
+}
