@@ -321,3 +321,48 @@ impl<'a> ListFlowsWriter<'a> {
         length
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec;
+
+    use kext_types::{Address, IpVersion};
+
+    use super::*;
+
+    #[test]
+    fn a_listing_ends_where_the_buffer_or_the_wish_does() {
+        let entry = FlowEntry {
+            flow: FlowKey {
+                local: Address::v4([192, 0, 2, 1]),
+                remote: Address::v4([192, 0, 2, 2]),
+                local_port: 1,
+                remote_port: 2,
+                version: IpVersion::V4,
+                protocol: 6,
+            },
+            verdict: Verdict::Accept,
+            origin: FlowOrigin::Verdict,
+            process_id: None,
+            outbound: Traffic::default(),
+            inbound: Traffic::default(),
+            first_seen: Timestamp::from_nanos(1),
+            last_seen: Timestamp::from_nanos(2),
+        };
+        // Three entries but for a byte; then as many as are wanted.
+        for (max, expected) in [(9, 2), (1, 1)] {
+            let mut out = vec![0xA5; ListFlowsResponse::len_for(3) - 1];
+            let mut writer = ListFlowsWriter::new(&mut out, max).unwrap();
+            let pushed = (0..9).filter(|_| writer.push(&entry)).count();
+            assert_eq!(pushed, expected);
+            let len = writer.finish(0);
+            assert_eq!(
+                ListFlowsResponse::decode(&out[..len]).unwrap().len(),
+                expected
+            );
+        }
+        let mut out = vec![0; ListFlowsResponse::len_for(1) - 1];
+        assert!(ListFlowsWriter::new(&mut out, 1).is_err());
+    }
+}

@@ -75,3 +75,32 @@ pub(crate) fn len_u32(len: usize) -> u32 {
 pub(crate) fn len_usize(len: u32) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says that it has three rows and has one.
+    struct Short(Option<u16>);
+
+    impl Iterator for Short {
+        type Item = [u8; 2];
+
+        fn next(&mut self) -> Option<[u8; 2]> {
+            self.0.take().map(u16::to_le_bytes)
+        }
+
+        fn size_hint(&self) -> (usize, Option<usize>) {
+            (3, Some(3))
+        }
+    }
+
+    impl ExactSizeIterator for Short {}
+
+    #[test]
+    fn missing_rows_are_zero_not_what_the_buffer_held() {
+        let mut out = [0xA5; 8];
+        assert_eq!(put_table(&[7_u8], Short(Some(1)), &mut out), Ok(7));
+        assert_eq!(out, [7, 1, 0, 0, 0, 0, 0, 0xA5]);
+    }
+}

@@ -1,0 +1,27 @@
+# The commands that a person types. Each is one chore of xtask; `cargo xtask help` lists them all.
+
+.PHONY: help demo test lint bench wheel captures clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 — /p' Makefile
+
+demo: ## install into .venv and replay a recorded capture under the example policy
+	cargo xtask demo
+
+test: ## run every test tier that this machine can run (TIERS="unit no-std" chooses)
+	cargo xtask test $(TIERS)
+
+lint: ## format, lints, types, stubs, documentation, dependencies
+	cargo xtask lint
+
+bench: ## measure the replay path
+	cargo xtask bench
+
+wheel: ## build a release wheel into target/wheels
+	cargo xtask wheel
+
+captures: ## record the captures anew (Linux, root)
+	cargo xtask captures
+
+clean: ## remove everything that was built, .venv included
+	cargo xtask clean

@@ -1,0 +1,281 @@
+//! `cargo xtask deps`: who imports whom, against the tables below.
+//!
+//! The layers of docs/architecture.md are these tables. A dependency that is not listed is a
+//! fault, and so is a crate that is not listed: adding one is a decision, and its place is here.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::failure::{Failure, Result};
+use crate::run::output;
+use crate::workspace::Workspace;
+
+/// A crate of ours, and what it may depend on outside its tests.
+pub(crate) struct Layer {
+    pub(crate) name: &'static str,
+    /// Crates of ours.
+    ours: &'static [&'static str],
+    /// Crates of others.
+    theirs: &'static [&'static str],
+}
+
+/// The crates that also run inside a kernel: no std, no unsafe.
+pub(crate) const NO_STD: &[Layer] = &[
+    Layer {
+        name: "kext-types",
+        ours: &[],
+        theirs: &[],
+    },
+    Layer {
+        name: "kext-wire",
+        ours: &["kext-types"],
+        theirs: &["zerocopy"],
+    },
+    Layer {
+        name: "kext-packet",
+        ours: &["kext-types"],
+        theirs: &[],
+    },
+    Layer {
+        name: "kext-sync",
+        ours: &[],
+        theirs: &["lock_api"],
+    },
+    Layer {
+        name: "kext-engine",
+        ours: &["kext-types", "kext-packet", "kext-sync"],
+        theirs: &["foldhash"],
+    },
+    Layer {
+        name: "kext-extension",
+        ours: &[
+            "kext-types",
+            "kext-wire",
+            "kext-packet",
+            "kext-sync",
+            "kext-engine",
+        ],
+        theirs: &[],
+    },
+];
+
+/// The crates that run in user mode only.
+const STD: &[Layer] = &[
+    Layer {
+        name: "kext-hosts",
+        ours: &[
+            "kext-types",
+            "kext-wire",
+            "kext-packet",
+            "kext-sync",
+            "kext-engine",
+            "kext-extension",
+        ],
+        theirs: &["ipnet", "parking_lot", "pcap-parser", "thiserror"],
+    },
+    Layer {
+        name: "kext-client",
+        ours: &["kext-types", "kext-wire", "kext-hosts"],
+        theirs: &["ipnet", "parking_lot", "thiserror"],
+    },
+    Layer {
+        // Not kext-wire: the Python half must not be able to parse the protocol itself.
+        name: "portmaster-kext-native",
+        ours: &["kext-types", "kext-client"],
+        theirs: &["ipnet", "parking_lot", "pyo3"],
+    },
+    Layer {
+        name: "xtask",
+        ours: &[],
+        theirs: &["serde_json"],
+    },
+];
+
+/// Crates that nothing may depend on, not even a test.
+const LEAVES: [&str; 2] = ["portmaster-kext-native", "xtask"];
+
+/// What the root file of every crate in [`NO_STD`] says.
+const ATTRIBUTES: [&str; 2] = ["#![no_std]", "#![forbid(unsafe_code)]"];
+
+pub(crate) fn run(workspace: &Workspace, _: &[String]) -> Result<()> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["metadata", "--format-version", "1", "--no-deps", "--locked"]);
+    let text = output(&mut cargo)?;
+    let metadata: Value = serde_json::from_str(&text).map_err(|error| {
+        Failure::Faults(vec![format!(
+            "cargo metadata is not JSON as expected: {error}"
+        )])
+    })?;
+    let mut faults = check(&metadata);
+    faults.extend(attributes_missing(&metadata)?);
+    Failure::unless_empty(faults)
+}
+
+fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
+    metadata["packages"].as_array().into_iter().flatten()
+}
+
+/// A text field, or nothing.
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("")
+}
+
+fn check(metadata: &Value) -> Vec<String> {
+    let layers: Vec<&Layer> = NO_STD.iter().chain(STD).collect();
+    let ours: BTreeSet<&str> = packages(metadata)
+        .map(|package| text(package, "name"))
+        .collect();
+    let mut faults = Vec::new();
+    for layer in &layers {
+        if !ours.contains(layer.name) {
+            faults.push(format!(
+                "{} has a row in xtask/src/deps.rs but no crate",
+                layer.name
+            ));
+        }
+    }
+    for package in packages(metadata) {
+        let name = text(package, "name");
+        let Some(layer) = layers.iter().find(|layer| layer.name == name) else {
+            faults.push(format!("{name} needs a row in xtask/src/deps.rs"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let wanted = text(dependency, "name");
+            let for_tests = text(dependency, "kind") == "dev";
+            let allowed = if LEAVES.contains(&wanted) {
+                false
+            } else if for_tests {
+                true
+            } else if ours.contains(wanted) {
+                layer.ours.contains(&wanted)
+            } else {
+                layer.theirs.contains(&wanted)
+            };
+            if !allowed {
+                faults.push(format!("{name} may not depend on {wanted}"));
+            }
+        }
+    }
+    faults
+}
+
+fn attributes_missing(metadata: &Value) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    for package in packages(metadata) {
+        let name = text(package, "name");
+        if NO_STD.iter().all(|layer| layer.name != name) {
+            continue;
+        }
+        for target in package["targets"].as_array().into_iter().flatten() {
+            if !target["kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.contains(&"lib".into()))
+            {
+                continue;
+            }
+            let path = text(target, "src_path");
+            let source = fs::read_to_string(path).map_err(|source| Failure::file(path, source))?;
+            for attribute in ATTRIBUTES {
+                if source.lines().all(|line| line.trim_end() != attribute) {
+                    faults.push(format!("the root file of {name} does not say {attribute}"));
+                }
+            }
+        }
+    }
+    Ok(faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A workspace in which every crate depends on all that it may, and one more thing.
+    fn workspace(extra: &[(&str, Value)]) -> Value {
+        let packages: Vec<Value> = NO_STD
+            .iter()
+            .chain(STD)
+            .map(|layer| {
+                let mut dependencies: Vec<Value> = layer
+                    .ours
+                    .iter()
+                    .chain(layer.theirs)
+                    .map(|name| json!({"name": name, "kind": null}))
+                    .collect();
+                dependencies.extend(
+                    extra
+                        .iter()
+                        .filter(|(name, _)| *name == layer.name)
+                        .map(|(_, dependency)| dependency.clone()),
+                );
+                json!({"name": layer.name, "dependencies": dependencies})
+            })
+            .collect();
+        json!({ "packages": packages })
+    }
+
+    fn fault(name: &str, dependency: &Value) -> Vec<String> {
+        check(&workspace(&[(name, dependency.clone())]))
+    }
+
+    #[test]
+    fn the_table_allows_what_it_lists() {
+        assert_eq!(check(&workspace(&[])), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_layer_may_not_look_up() {
+        let upwards = json!({"name": "kext-wire", "kind": null});
+        assert_eq!(
+            fault("kext-engine", &upwards),
+            ["kext-engine may not depend on kext-wire"]
+        );
+        assert_eq!(
+            fault("portmaster-kext-native", &upwards),
+            ["portmaster-kext-native may not depend on kext-wire"]
+        );
+    }
+
+    #[test]
+    fn a_foreign_crate_needs_a_decision_outside_tests() {
+        let foreign = json!({"name": "rand", "kind": null});
+        assert_eq!(
+            fault("kext-packet", &foreign),
+            ["kext-packet may not depend on rand"]
+        );
+        let for_tests = json!({"name": "rand", "kind": "dev"});
+        assert_eq!(fault("kext-packet", &for_tests), Vec::<String>::new());
+        let for_build = json!({"name": "cc", "kind": "build"});
+        assert_eq!(
+            fault("kext-packet", &for_build),
+            ["kext-packet may not depend on cc"]
+        );
+    }
+
+    #[test]
+    fn nothing_depends_on_the_chores() {
+        let chores = json!({"name": "xtask", "kind": "dev"});
+        assert_eq!(
+            fault("kext-hosts", &chores),
+            ["kext-hosts may not depend on xtask"]
+        );
+    }
+
+    #[test]
+    fn a_new_crate_needs_a_row_and_a_row_needs_a_crate() {
+        let mut metadata = workspace(&[]);
+        if let Some(name) = metadata.pointer_mut("/packages/0/name") {
+            *name = json!("kext-new");
+        }
+        assert_eq!(
+            check(&metadata)[..2],
+            [
+                "kext-types has a row in xtask/src/deps.rs but no crate",
+                "kext-new needs a row in xtask/src/deps.rs"
+            ]
+        );
+    }
+}
