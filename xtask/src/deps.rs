@@ -73,7 +73,13 @@ const STD: &[Layer] = &[
             "kext-engine",
             "kext-extension",
         ],
-        theirs: &["ipnet", "parking_lot", "pcap-parser", "thiserror"],
+        theirs: &[
+            "ipnet",
+            "parking_lot",
+            "pcap-file",
+            "pcap-parser",
+            "thiserror",
+        ],
     },
     Layer {
         name: "kext-client",

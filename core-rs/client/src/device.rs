@@ -1,0 +1,120 @@
+//! Device strings: how a device is named.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The forms that a device string can have, for messages.
+pub const FORMS: &str = r"replay:FILE, nfqueue:N, \\.\PortmasterKext";
+
+const DRIVER: &str = r"\\.\PortmasterKext";
+
+/// A device by its name; not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// `replay:FILE`: the packets of a capture.
+    Replay(PathBuf),
+    /// `nfqueue:N`: live packets of a netfilter queue, on Linux.
+    NfQueue(u16),
+    /// `\\.\PortmasterKext`: the driver, on Windows.
+    Driver,
+}
+
+/// A device string that cannot be opened, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadDevice {
+    /// It has none of the forms.
+    #[error("{device:?} is no device: it must have one of the forms {FORMS}")]
+    Form {
+        /// The string.
+        device: String,
+    },
+    /// `replay:` without a file.
+    #[error("{device:?} names no file: write replay:FILE, with the path of a pcap or pcapng file")]
+    NoFile {
+        /// The string.
+        device: String,
+    },
+    /// `nfqueue:` without a queue number.
+    #[error("{device:?} names no queue: write nfqueue:N, with N from 0 to 65535")]
+    NoQueue {
+        /// The string.
+        device: String,
+    },
+    /// It is right, and this build does not serve it on this platform.
+    #[error("{device} cannot be opened: {}", missing(needs))]
+    Unsupported {
+        /// The string.
+        device: String,
+        /// The platform that it needs, as in [`std::env::consts::OS`].
+        needs: &'static str,
+    },
+}
+
+/// Why a device of this platform is not served.
+fn missing(needs: &str) -> String {
+    let here = std::env::consts::OS;
+    if needs == here {
+        "this build does not include it yet; replay:FILE is served".to_owned()
+    } else {
+        format!("it needs {needs}, and this is {here}; replay:FILE is served everywhere")
+    }
+}
+
+impl FromStr for Device {
+    type Err = BadDevice;
+
+    fn from_str(device: &str) -> Result<Self, BadDevice> {
+        let owned = || device.to_owned();
+        if let Some(file) = device.strip_prefix("replay:") {
+            if file.is_empty() {
+                return Err(BadDevice::NoFile { device: owned() });
+            }
+            return Ok(Self::Replay(file.into()));
+        }
+        if let Some(queue) = device.strip_prefix("nfqueue:") {
+            return match queue.parse() {
+                Ok(number) if !queue.starts_with('+') => Ok(Self::NfQueue(number)),
+                _ => Err(BadDevice::NoQueue { device: owned() }),
+            };
+        }
+        if device.eq_ignore_ascii_case(DRIVER) {
+            return Ok(Self::Driver);
+        }
+        Err(BadDevice::Form { device: owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_read() {
+        assert_eq!(
+            "replay:a:b.pcap".parse(),
+            Ok(Device::Replay("a:b.pcap".into()))
+        );
+        assert_eq!("nfqueue:7".parse(), Ok(Device::NfQueue(7)));
+        assert_eq!(r"\\.\portmasterkext".parse(), Ok(Device::Driver));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_forms() {
+        for wrong in ["", "replay", "web.pcapng", "REPLAY:x"] {
+            let error = wrong.parse::<Device>().unwrap_err().to_string();
+            assert!(error.contains(FORMS), "{error}");
+        }
+        let error = "replay:".parse::<Device>().unwrap_err();
+        assert!(matches!(error, BadDevice::NoFile { .. }));
+        for wrong in ["", "-1", "+1", "65536", "x"] {
+            let error = format!("nfqueue:{wrong}").parse::<Device>().unwrap_err();
+            assert!(matches!(error, BadDevice::NoQueue { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_absent_platform_is_named() {
+        let text = missing("plan9");
+        assert!(text.contains("plan9") && text.contains(std::env::consts::OS));
+    }
+}

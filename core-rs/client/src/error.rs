@@ -1,0 +1,141 @@
+//! Everything that a call can fail with.
+
+use std::sync::Arc;
+
+use kext_hosts::replay::ReplayError;
+use kext_types::{ConfigError, Decision, Verdict};
+use kext_wire::{DecodeError, Status};
+
+use crate::BadDevice;
+
+/// Why a call failed. Whatever failed has changed nothing, [`Session::close`] excepted: that closes
+/// the session in any case.
+///
+/// [`Session::close`]: crate::Session::close
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The id was never given, or is too long settled to be remembered.
+    #[error("no packet has the id {id}: it was never given, or was settled long ago")]
+    UnknownId {
+        /// The id.
+        id: u64,
+    },
+    /// An earlier verdict stands.
+    #[error(
+        "packet {id} has been decided before: {}, for {}; one packet gets one verdict",
+        verdict_name(first.verdict),
+        if first.permanent { "its flow" } else { "this packet alone" }
+    )]
+    AlreadyDecided {
+        /// The id.
+        id: u64,
+        /// The verdict that stands.
+        first: Decision,
+    },
+    /// The packet was settled without a verdict.
+    #[error("packet {id} is no longer held: {why}")]
+    NotHeld {
+        /// The id.
+        id: u64,
+        /// How it was settled.
+        why: NotHeld,
+    },
+    /// The session has been closed, before the call or during it.
+    #[error("this session is closed; open the device again")]
+    Closed,
+    /// The wait was cancelled; no request was lost.
+    #[error("the wait was cancelled; no request was lost")]
+    Cancelled,
+    /// The device string is not understood, or what it names is not served here.
+    #[error(transparent)]
+    Device(#[from] BadDevice),
+    /// The capture or the output file failed.
+    #[error("{0}")]
+    Replay(Arc<ReplayError>),
+    /// A configuration value is out of its range.
+    #[error("{0}")]
+    InvalidConfig(ConfigError),
+    /// The extension's answer cannot be read.
+    #[error("the extension answered in a way that this client does not understand: {0}")]
+    Answer(DecodeError),
+    /// The extension speaks none of the versions that this client does.
+    #[error(
+        "the extension does not speak version {} of the extended interface; \
+         install the driver and the client of one release",
+        kext_wire::VERSION
+    )]
+    NoCommonVersion,
+    /// The extension's answer does not fit the question.
+    #[error("{call} was answered with {what}; install the driver and the client of one release")]
+    Mismatch {
+        /// The request.
+        call: &'static str,
+        /// What is wrong with the answer.
+        what: &'static str,
+    },
+    /// Another status, which no correct call is answered with.
+    #[error("{call} was refused: {status}")]
+    Status {
+        /// The request.
+        call: &'static str,
+        /// The status.
+        status: Status,
+    },
+}
+
+/// How a packet was settled before a verdict came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotHeld {
+    /// It was the oldest when room was needed.
+    #[error("it was dropped to make room for newer packets")]
+    Evicted,
+    /// It was held for as long as a packet may be.
+    #[error("it had reached the hold limit, and policy decided it")]
+    Expired,
+    /// The reader that it was asked of went away.
+    #[error("the reader that it was asked of had gone, and policy decided it")]
+    Abandoned,
+}
+
+impl NotHeld {
+    /// One word for it: `evicted`, `expired`, `abandoned`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Expired => "expired",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
+const fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept => "accept",
+        Verdict::Block => "block",
+        Verdict::Drop => "drop",
+        Verdict::RedirectDns => "redirect_dns",
+        Verdict::RedirectTunnel => "redirect_tunnel",
+    }
+}
+
+impl From<ReplayError> for Error {
+    fn from(error: ReplayError) -> Self {
+        Self::from(Arc::new(error))
+    }
+}
+
+impl From<Arc<ReplayError>> for Error {
+    fn from(error: Arc<ReplayError>) -> Self {
+        match *error {
+            ReplayError::Config(config) => Self::InvalidConfig(config),
+            _ => Self::Replay(error),
+        }
+    }
+}
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::Answer(error)
+    }
+}

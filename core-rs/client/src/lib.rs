@@ -1,0 +1,44 @@
+//! The user-mode client: a [`Session`] over a [`Transport`].
+//!
+//! Everything crosses the transport as the bytes of `kext-wire`, in both directions and in process
+//! too, so what works with the replay host works with the driver. The crate holds no policy: it
+//! opens a device by its name ([`Device`]), says hello, and turns calls into messages and answers
+//! into values or an [`Error`].
+//!
+//! A session may be used from any number of threads at once. Waiting calls end at once when the
+//! session is closed or its waits are cancelled.
+
+#![forbid(unsafe_code)]
+
+mod calls;
+mod counters;
+mod device;
+mod error;
+mod flows;
+mod receive;
+mod replay;
+mod session;
+mod transport;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use counters::Counters;
+pub use device::{BadDevice, Device, FORMS};
+pub use error::{Error, NotHeld};
+pub use flows::{FlowPage, Flows};
+/// A network, for [`OpenOptions::local`].
+pub use ipnet::IpNet;
+pub use kext_hosts::replay::{ReplayError, ReplayReport};
+pub use kext_wire::counters::Counter;
+pub use kext_wire::flows::{FlowEntry, FlowOrigin, Traffic};
+pub use kext_wire::hello::{Features, HelloResponse, HostKind};
+pub use kext_wire::receive::{PayloadMode, ReceivedRequest};
+pub use receive::{Batch, MAX_MESSAGE, Received, Request, Wait};
+pub use session::{OpenOptions, Session};
+pub use transport::Transport;
+
+/// The version of the extended interface that this client speaks.
+pub const PROTOCOL_VERSION: u16 = kext_wire::VERSION;

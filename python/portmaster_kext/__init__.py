@@ -1,0 +1,61 @@
+"""Set verdicts on network packets, one flow at a time, from Python.
+
+```python
+import portmaster_kext as pk
+
+with pk.open("replay:capture.pcapng") as kext:
+    for request in kext:
+        request.block() if request.remote_port == 23 else request.accept()
+print(kext.counters())
+```
+"""
+
+from portmaster_kext._native import Flow, ReplayReport, VerdictRequest, __version__
+from portmaster_kext.config import Config, FragmentPolicy, Policy, RedirectTarget, Special
+from portmaster_kext.counters import Counters
+from portmaster_kext.errors import (
+    AlreadyDecidedError,
+    CancelledError,
+    CaptureError,
+    ClosedError,
+    ConfigError,
+    DeviceError,
+    Error,
+    ExtensionError,
+    InvalidVerdictError,
+    NotHeldError,
+    ProtocolMismatchError,
+    UnknownIdError,
+)
+from portmaster_kext.session import Kext, open  # noqa: A004
+from portmaster_kext.verdicts import Decision, Direction, Verdict
+
+__all__ = [
+    "AlreadyDecidedError",
+    "CancelledError",
+    "CaptureError",
+    "ClosedError",
+    "Config",
+    "ConfigError",
+    "Counters",
+    "Decision",
+    "DeviceError",
+    "Direction",
+    "Error",
+    "ExtensionError",
+    "Flow",
+    "FragmentPolicy",
+    "InvalidVerdictError",
+    "Kext",
+    "NotHeldError",
+    "Policy",
+    "ProtocolMismatchError",
+    "RedirectTarget",
+    "ReplayReport",
+    "Special",
+    "UnknownIdError",
+    "Verdict",
+    "VerdictRequest",
+    "__version__",
+    "open",
+]

@@ -1,0 +1,212 @@
+"""The compiled half of the package: conversions between Python and the Rust client.
+
+Its public classes are re-exported by `portmaster_kext`; import them from there.
+"""
+
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, final
+
+from portmaster_kext.config import Config
+from portmaster_kext.verdicts import Direction, Verdict
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Flow",
+    "ReplayReport",
+    "Session",
+    "VerdictRequest",
+    "__version__",
+]
+
+__version__: Final[str]
+"""The version of the package."""
+
+PROTOCOL_VERSION: Final[int]
+"""The version of the extended interface that this package speaks."""
+
+@final
+class VerdictRequest:
+    """A held packet that waits for a verdict. Immutable, hashable, equal by session and id."""
+
+    @property
+    def id(self) -> int:
+        """The packet's name: never 0, never used again, up to 64 bits."""
+    @property
+    def time(self) -> int:
+        """When the packet was presented: nanoseconds since 1970-01-01 00:00 UTC, by the
+        capture's time stamps in replay."""
+    @property
+    def direction(self) -> Direction:
+        """Which way the packet goes, seen from this machine."""
+    @property
+    def version(self) -> int:
+        """The IP version, 4 or 6."""
+    @property
+    def protocol(self) -> int:
+        """The IANA number of the transport protocol: 6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6 …"""
+    @property
+    def local_address(self) -> IPv4Address | IPv6Address:
+        """This machine's address."""
+    @property
+    def local_port(self) -> int:
+        """This machine's port; 0 where the protocol has none."""
+    @property
+    def remote_address(self) -> IPv4Address | IPv6Address:
+        """The other end's address."""
+    @property
+    def remote_port(self) -> int:
+        """The other end's port; 0 where the protocol has none."""
+    @property
+    def process_id(self) -> int | None:
+        """The process that the packet belongs to; None when unknown."""
+    @property
+    def interface(self) -> int:
+        """The index of the interface that the packet enters or leaves by."""
+    @property
+    def sub_interface(self) -> int:
+        """The index of the sub-interface; 0 where the system has none."""
+    @property
+    def compartment(self) -> int:
+        """The network compartment or namespace; 0 when unknown."""
+    @property
+    def size(self) -> int:
+        """The packet's length in bytes by its own IP header, 20 to 65,575."""
+    @property
+    def flags(self) -> int:
+        """Bit 0: the packet was cut short before it was seen (a capture's snap length)."""
+    @property
+    def truncated(self) -> bool:
+        """Bit 0 of `flags`: fewer bytes than `size` are held."""
+    def accept(self, permanent: bool = True) -> None:
+        """Let it go. This and the following raise as `Kext.set_verdict` does."""
+    def block(self, permanent: bool = True) -> None:
+        """Refuse it with a TCP reset or an ICMP unreachable message."""
+    def drop(self, permanent: bool = True) -> None:
+        """Discard it in silence."""
+    def redirect_dns(self, permanent: bool = True) -> None:
+        """Send it to the configured DNS resolver."""
+    def redirect_tunnel(self, permanent: bool = True) -> None:
+        """Send it to the configured tunnel entry."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    def __hash__(self, /) -> int: ...
+
+@final
+class Flow:
+    """A flow whose verdict is cached, with its traffic so far."""
+
+    @property
+    def version(self) -> int:
+        """The IP version, 4 or 6."""
+    @property
+    def protocol(self) -> int:
+        """The IANA number of the transport protocol."""
+    @property
+    def local_address(self) -> IPv4Address | IPv6Address:
+        """This machine's address."""
+    @property
+    def local_port(self) -> int:
+        """This machine's port; 0 where the protocol has none."""
+    @property
+    def remote_address(self) -> IPv4Address | IPv6Address:
+        """The other end's address."""
+    @property
+    def remote_port(self) -> int:
+        """The other end's port; 0 where the protocol has none."""
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that stands for the flow."""
+    @property
+    def origin(self) -> str:
+        """Why it is cached: `"verdict"`, `"update"`, or `"return"` for the way back of a redirected
+        flow."""
+    @property
+    def process_id(self) -> int | None:
+        """The process that the flow belongs to; None when unknown."""
+    @property
+    def packets_out(self) -> int:
+        """Packets from this machine."""
+    @property
+    def packets_in(self) -> int:
+        """Packets to this machine."""
+    @property
+    def bytes_out(self) -> int:
+        """Bytes from this machine, by the packets' IP headers."""
+    @property
+    def bytes_in(self) -> int:
+        """Bytes to this machine, by the packets' IP headers."""
+    @property
+    def first_seen(self) -> int:
+        """The time of the first packet, in nanoseconds since 1970-01-01 00:00 UTC."""
+    @property
+    def last_seen(self) -> int:
+        """The time of the last packet, in nanoseconds since 1970-01-01 00:00 UTC."""
+
+@final
+class ReplayReport:
+    """How far a replay has come."""
+
+    @property
+    def records(self) -> int:
+        """Packets read from the file."""
+    @property
+    def presented(self) -> int:
+        """IP packets presented to the extension."""
+    @property
+    def not_ip(self) -> int:
+        """Packets that are not IP, such as ARP. The extension does not see them."""
+    @property
+    def too_short(self) -> int:
+        """Packets too short to hold a link-layer header."""
+    @property
+    def local(self) -> str:
+        """The local networks, and whether they were given or inferred, in words."""
+    @property
+    def local_inferred(self) -> bool:
+        """Whether the local networks were inferred from the capture."""
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file read so far."""
+    @property
+    def bytes_total(self) -> int:
+        """Bytes of the file."""
+    @property
+    def first_time(self) -> int | None:
+        """The first packet's time in nanoseconds since 1970-01-01 00:00 UTC; None before it."""
+    @property
+    def last_time(self) -> int | None:
+        """The last packet's time in nanoseconds since 1970-01-01 00:00 UTC; None before any."""
+
+@final
+class Session:
+    """The Rust client's session. `portmaster_kext.Kext` is the public face of it."""
+
+    def __new__(
+        cls, device: str, local: list[str], output: str | None, realtime: bool, config: Config
+    ) -> Session: ...
+    @property
+    def device(self) -> str:
+        """The device string."""
+    @property
+    def closed(self) -> bool:
+        """Whether the session has been closed."""
+    def next_request(self) -> VerdictRequest | None:
+        """The next request; None at the end of the capture or of the session."""
+    def set_verdict(self, packet_id: int, verdict: int, permanent: bool) -> None:
+        """Decide a held packet by a verdict's number, 2 to 6."""
+    def get_payload(self, packet_id: int) -> bytes:
+        """The bytes of a held packet."""
+    def counters(self) -> list[tuple[str, int, int]]:
+        """Name, disposition (255 for no packet's end) and value of every counter."""
+    def list_flows(self, cursor: int, most: int) -> tuple[list[Flow], int | None]:
+        """A page of cached flows, and the cursor of the next; None at the end. Begins with 0."""
+    def clear_cache(self) -> None:
+        """Empty the verdict cache."""
+    def get_config(self) -> Config:
+        """The configuration in force."""
+    def set_config(self, config: Config) -> None:
+        """Put a configuration in force."""
+    def replay_report(self) -> ReplayReport | None:
+        """How far the replay has come; None for a live device."""
+    def close(self) -> None:
+        """End the session."""

@@ -1,0 +1,107 @@
+"""Policy files: loading one, and asking it.
+
+A policy file is Python that defines `decide(request, kext) -> Verdict | None`. A verdict is
+permanent. None stands for the default verdict, unless `decide` has decided the request itself, by
+`request.drop(permanent=False)` for example.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from portmaster_kext._native import VerdictRequest
+from portmaster_kext.errors import AlreadyDecidedError, NotHeldError
+from portmaster_kext.session import Kext
+from portmaster_kext.verdicts import Decision, Verdict
+
+Decide = Callable[[VerdictRequest, Kext], object]
+
+MODULE = "portmaster_kext_policy"
+"""The name that a policy file runs under."""
+
+
+class LoadError(Exception):
+    """The file cannot be used as a policy; the message says where and why."""
+
+
+class PolicyError(Exception):
+    """The policy failed while it was asked; the message is complete, with a traceback if any."""
+
+
+def load(path: str) -> Decide:
+    """Run the file and return its `decide`. Raises `LoadError`."""
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        raise LoadError(f"policy {path}: cannot be read: {error.strerror}") from None
+    module = ModuleType(MODULE)
+    module.__file__ = path
+    # Dataclasses and pickling look their module up by name.
+    sys.modules[MODULE] = module
+    try:
+        # Not the import system: it would leave byte code beside somebody else's file.
+        exec(compile(source, path, "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        shown = "".join(traceback.format_exception(_without_frames(error, 1)))
+        raise LoadError(f"{shown}policy {path}: cannot be loaded") from None
+    decide = getattr(module, "decide", None)
+    if decide is None:
+        raise LoadError(f"policy {path}: does not define decide(request, kext)")
+    if not callable(decide):
+        raise LoadError(f"policy {path}: decide is a {type(decide).__name__}, not a function")
+    checked: Decide = decide
+    return checked
+
+
+def ask(decide: Decide, path: str, request: VerdictRequest, kext: Kext) -> Verdict | None:
+    """What the policy says. Raises `PolicyError` if it fails or returns neither of the two."""
+    try:
+        answer = decide(request, kext)
+    except (Exception, SystemExit) as error:
+        shown = "".join(traceback.format_exception(_without_frames(error, 1)))
+        raise PolicyError(f"{shown}policy {path}: failed on {request!r}") from None
+    if answer is None or isinstance(answer, Verdict):
+        return answer
+    names = ", ".join(f"Verdict.{verdict.name}" for verdict in Verdict)
+    raise PolicyError(
+        f"policy {path}: decide() returned {answer!r} ({type(answer).__name__}) for {request!r}; "
+        f"it must return None or one of {names}"
+    )
+
+
+def settle(
+    request: VerdictRequest, kext: Kext, answer: Verdict | None, default: Verdict
+) -> tuple[Decision | None, str]:
+    """Apply the answer, and tell what decided the request and how it ended.
+
+    The second part is `"applied"`, or `"evicted"`, `"expired"` or `"abandoned"` for a packet that
+    was settled before the verdict came; then there is no decision. Raises `PolicyError` if
+    `decide` had decided the request and then returned another verdict.
+    """
+    verdict = default if answer is None else answer
+    try:
+        kext.set_verdict(request.id, verdict)
+    except AlreadyDecidedError as error:
+        # Only `decide` itself can have been there first.
+        if answer is None or error.first == Decision(answer, True):
+            return error.first, "applied"
+        raise PolicyError(
+            f"policy: decide() set the verdict {error.first} for {request!r} and then returned "
+            f"{answer}; one request gets one verdict"
+        ) from None
+    except NotHeldError as error:
+        return None, error.reason
+    return Decision(verdict, True), "applied"
+
+
+def _without_frames(error: BaseException, ours: int) -> BaseException:
+    """The error without the outermost frames of its traceback, which are this module's."""
+    trace = error.__traceback__
+    for _ in range(ours):
+        if trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+    return error.with_traceback(trace)

@@ -1,0 +1,94 @@
+"""`portmaster-kext replay`: a capture through the extension, decided by a policy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from portmaster_kext import session
+from portmaster_kext.cli import policy
+from portmaster_kext.cli.jsonl import JsonLines
+from portmaster_kext.cli.progress import Progress
+from portmaster_kext.cli.report import Outcome, Reporter, Summary
+from portmaster_kext.cli.table import Table
+from portmaster_kext.errors import ClosedError, Error
+from portmaster_kext.session import Kext
+from portmaster_kext.verdicts import Verdict
+
+DONE = 0
+POLICY_FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+"""What a shell reports for a program that SIGINT ended."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay as the options say, and return the exit status."""
+    started = time.perf_counter()
+    default = Verdict[options.default.upper()]
+    decide: policy.Decide | None = None
+    try:
+        if options.policy is not None:
+            decide = policy.load(options.policy)
+        kext = session.open(
+            f"replay:{options.capture}",
+            local=options.local,
+            output=options.output,
+            realtime=options.realtime,
+            ask_all=options.ask_all,
+        )
+    except (Error, policy.LoadError) as error:
+        return _complain(error, BAD_INPUT)
+
+    reporter: Reporter = JsonLines(sys.stdout) if options.format == "jsonl" else Table(sys.stdout)
+    try:
+        with Progress(sys.stderr, kext) as progress:
+            status = _guarded(
+                lambda: _decide_all(kext, decide, options, default, reporter, progress)
+            )
+            status = _guarded(lambda: reporter.flows(kext.flows()), status)
+    finally:
+        # A write to a closed pipe ends up here too: held packets must not wait for the collector.
+        closing = _guarded(kext.close)
+    reporter.summary(Summary.of(kext, time.perf_counter() - started))
+    return status or closing
+
+
+def _decide_all(
+    kext: Kext,
+    decide: policy.Decide | None,
+    options: argparse.Namespace,
+    default: Verdict,
+    reporter: Reporter,
+    progress: Progress,
+) -> None:
+    """Decide request after request until the capture ends."""
+    for request in kext:
+        answer = None if decide is None else policy.ask(decide, options.policy, request, kext)
+        decision, how = policy.settle(request, kext, answer, default)
+        reporter.request(Outcome(request, decision, how))
+        progress.update()
+
+
+def _guarded(action: Callable[[], None], before: int = DONE) -> int:
+    """Run the action; the exit status that its failure means, complained about, or `before`."""
+    try:
+        action()
+    except policy.PolicyError as error:
+        return before or _complain(error, POLICY_FAILED)
+    except KeyboardInterrupt:
+        return before or _complain("interrupted", INTERRUPTED)
+    except ClosedError as error:
+        # The policy has the session too, and nobody else could have closed it.
+        return before or _complain(f"the policy closed the session: {error}", POLICY_FAILED)
+    except Error as error:
+        return before or _complain(error, BAD_INPUT)
+    return before
+
+
+def _complain(error: object, status: int) -> int:
+    sys.stdout.flush()
+    print(f"portmaster-kext: {error}", file=sys.stderr)
+    return status

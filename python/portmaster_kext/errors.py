@@ -1,0 +1,94 @@
+"""Every exception that this package raises on its own account.
+
+All of them are an `Error`. Where Python has a built-in class for the same thing, the exception is
+that too, so that code which knows nothing of this package still catches it.
+"""
+
+from __future__ import annotations
+
+from portmaster_kext.verdicts import Decision, Verdict
+
+
+class Error(Exception):
+    """The base of all exceptions of this package."""
+
+    def __str__(self) -> str:
+        """The message: what was wrong, where, and what to do."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class _IdError(Error):
+    """An error about one packet."""
+
+    def __init__(self, message: str, packet_id: int) -> None:
+        super().__init__(message, packet_id)
+        self.id = packet_id
+        """The id that the call was given."""
+
+
+class UnknownIdError(_IdError, LookupError):
+    """No packet of this id is held: it was never given, or is too long settled to be remembered."""
+
+
+class AlreadyDecidedError(_IdError):
+    """An earlier verdict has decided the packet; `first` tells which. It stands."""
+
+    def __init__(self, message: str, packet_id: int, verdict: int, permanent: bool) -> None:
+        super().__init__(message, packet_id)
+        self.args = (message, packet_id, verdict, permanent)
+        self.first = Decision(Verdict(verdict), permanent)
+        """The decision that stands."""
+
+
+class NotHeldError(_IdError, LookupError):
+    """The packet was settled without a verdict before this call; `reason` tells how.
+
+    A reader that is slow meets this in normal operation and can go on.
+    """
+
+    def __init__(self, message: str, packet_id: int, reason: str) -> None:
+        super().__init__(message, packet_id)
+        self.args = (message, packet_id, reason)
+        self.reason = reason
+        """`"evicted"`: dropped to make room for newer packets. `"expired"`: the hold limit was
+        reached and policy decided. `"abandoned"`: the reader it was asked of had gone."""
+
+
+class InvalidVerdictError(Error, ValueError):
+    """The value is no verdict. Nothing was decided; the packet is still held."""
+
+
+class ClosedError(Error):
+    """The device has been closed; open it again."""
+
+
+class CancelledError(Error):
+    """The wait was cancelled from elsewhere. No request was lost."""
+
+
+class DeviceError(Error, ValueError):
+    """The device string is not understood, or names a device that this platform lacks."""
+
+
+class CaptureError(Error):
+    """A capture file cannot be read, or not to its end; or packets cannot be written to one.
+
+    Packets before the fault have been processed as usual.
+    """
+
+
+class ConfigError(Error, ValueError):
+    """A configuration value is out of its range; the old configuration stays in force."""
+
+
+class ProtocolMismatchError(Error):
+    """The extension does not speak this package's version of the protocol."""
+
+
+class ExtensionError(Error):
+    """The extension refused a call for a reason that has no exception of its own."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, status)
+        self.status = status
+        """The NTSTATUS value."""

@@ -1,0 +1,90 @@
+//! `portmaster_kext.config.Config` to and from the client's configuration.
+
+use kext_types::{Address, Config, FragmentPolicy, IpVersion, Policy, RedirectTarget, Special};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyType};
+
+use crate::errors;
+
+static CONFIG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static TARGET: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+const MODULE: &str = "portmaster_kext.config";
+
+/// Reads a Python `Config`. Ranges are the client's to check; what does not fit a field's width, or
+/// is no number, is refused here.
+pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
+    Ok(Config {
+        no_reader: member(config, "no_reader", Policy::from_number)?,
+        unparsable: member(config, "unparsable", Policy::from_number)?,
+        hold_limit: member(config, "hold_limit", Policy::from_number)?,
+        fragments: member(config, "fragments", FragmentPolicy::from_number)?,
+        infrastructure: member(config, "infrastructure", Special::from_number)?,
+        broadcast: member(config, "broadcast", Special::from_number)?,
+        multicast: member(config, "multicast", Special::from_number)?,
+        fast_track: member(config, "fast_track", Special::from_number)?,
+        ask_each_packet: config.getattr("ask_each_packet")?.is_truthy()?,
+        loop_limit: number(config, "loop_limit")?,
+        hold_limit_ms: number(config, "hold_limit_ms")?,
+        flow_idle_ms: number(config, "flow_idle_ms")?,
+        flow_closed_ms: number(config, "flow_closed_ms")?,
+        replies_per_second: number(config, "replies_per_second")?,
+        redirect_dns: target(config, "redirect_dns")?,
+        redirect_tunnel: target(config, "redirect_tunnel")?,
+    })
+}
+
+/// Makes a Python `Config`.
+pub(crate) fn write<'py>(py: Python<'py>, config: &Config) -> PyResult<Bound<'py, PyAny>> {
+    let fields = PyDict::new(py);
+    fields.set_item("no_reader", config.no_reader.number())?;
+    fields.set_item("unparsable", config.unparsable.number())?;
+    fields.set_item("hold_limit", config.hold_limit.number())?;
+    fields.set_item("fragments", config.fragments.number())?;
+    fields.set_item("infrastructure", config.infrastructure.number())?;
+    fields.set_item("broadcast", config.broadcast.number())?;
+    fields.set_item("multicast", config.multicast.number())?;
+    fields.set_item("fast_track", config.fast_track.number())?;
+    fields.set_item("ask_each_packet", config.ask_each_packet)?;
+    fields.set_item("loop_limit", config.loop_limit)?;
+    fields.set_item("hold_limit_ms", config.hold_limit_ms)?;
+    fields.set_item("flow_idle_ms", config.flow_idle_ms)?;
+    fields.set_item("flow_closed_ms", config.flow_closed_ms)?;
+    fields.set_item("replies_per_second", config.replies_per_second)?;
+    for (name, target) in [
+        ("redirect_dns", &config.redirect_dns),
+        ("redirect_tunnel", &config.redirect_tunnel),
+    ] {
+        let v4 = target.v4.to_ip(IpVersion::V4);
+        let v6 = target.v6.to_ip(IpVersion::V6);
+        let made = TARGET
+            .import(py, MODULE, "RedirectTarget")?
+            .call1((target.port, v4, v6))?;
+        fields.set_item(name, made)?;
+    }
+    CONFIG.import(py, MODULE, "Config")?.call((), Some(&fields))
+}
+
+fn number<T: TryFrom<i128>>(config: &Bound<'_, PyAny>, field: &str) -> PyResult<T> {
+    let value = config.getattr(field)?;
+    value
+        .extract::<i128>()
+        .ok()
+        .and_then(|number| T::try_from(number).ok())
+        .ok_or_else(|| errors::config(format!("{field} is {value}, and must be a number in range")))
+}
+
+fn member<T>(config: &Bound<'_, PyAny>, field: &str, of: fn(u8) -> Option<T>) -> PyResult<T> {
+    let value = number(config, field)?;
+    of(value).ok_or_else(|| errors::config(format!("{field} is {value}, which stands for nothing")))
+}
+
+fn target(config: &Bound<'_, PyAny>, field: &str) -> PyResult<RedirectTarget> {
+    let target = config.getattr(field)?;
+    Ok(RedirectTarget {
+        v4: Address::v4(target.getattr("v4")?.getattr("packed")?.extract()?),
+        v6: Address::v6(target.getattr("v6")?.getattr("packed")?.extract()?),
+        port: number(&target, "port")?,
+    })
+}

@@ -1,0 +1,405 @@
+"""The command line: what it prints, its exit statuses, its messages."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from decimal import Decimal
+
+import builders
+import portmaster_kext as pk
+import pytest
+from builders import datagram, frame, header, record, request, syn, syn_ack
+
+REQUEST_KEYS = [
+    "event",
+    "id",
+    "time",
+    "direction",
+    "version",
+    "protocol",
+    "local",
+    "local_port",
+    "remote",
+    "remote_port",
+    "process_id",
+    "size",
+    "verdict",
+    "permanent",
+]
+SUMMARY_KEYS = [
+    "event",
+    "records",
+    "seen",
+    "permitted",
+    "blocked",
+    "dropped",
+    "redirected",
+    "held",
+    "requests",
+    "injected",
+    "reasons",
+    "wall_s",
+]
+
+
+@pytest.fixture
+def capture(tmp_path):
+    """A capture with a web flow of three packets, a telnet flow and a query."""
+    packets = [syn(80), syn_ack(80), request(80, b"GET / HTTP/1.1\r\n"), syn(23), datagram(53)]
+    return builders.write(tmp_path, *packets)
+
+
+@pytest.fixture
+def policy(tmp_path):
+    """Writes a policy file; its path."""
+
+    def policy(text: str) -> str:
+        path = tmp_path / "policy.py"
+        path.write_text(f"import portmaster_kext as pk\n{text}\n", "utf-8")
+        return str(path)
+
+    return policy
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def summary_of(done: subprocess.CompletedProcess[str]) -> dict:
+    """The last line, checked for balance."""
+    summary = lines(done)[-1]
+    assert summary["event"] == "summary"
+    ends = ("permitted", "blocked", "dropped", "redirected", "held")
+    assert summary["seen"] == sum(summary[end] for end in ends)
+    assert sum(summary["reasons"].values()) == summary["seen"]
+    assert summary["held"] == 0
+    return summary
+
+
+def test_version(run):
+    assert run("version").stdout.startswith(f"portmaster-kext {pk.__version__}")
+
+
+def test_help_names_everything(run):
+    assert "replay" in run("--help").stdout
+    text = run("replay", "--help").stdout
+    for option in (
+        "--policy",
+        "--default",
+        "--local",
+        "--output",
+        "--format",
+        "--realtime",
+        "--ask-all",
+        "Exit status",
+    ):
+        assert option in text
+
+
+def test_jsonl_has_exactly_these_keys_in_this_order(run, capture):
+    *requests, summary = lines(run("replay", capture, "--format", "jsonl"))
+    assert len(requests) == 3
+    for line in requests:
+        assert list(line) == REQUEST_KEYS
+    assert list(summary)[: len(SUMMARY_KEYS)] == SUMMARY_KEYS
+
+
+def test_jsonl_says_what_happened(run, capture):
+    done = run("replay", capture, "--format", "jsonl", "--local", builders.CLIENT)
+    first = lines(done)[0]
+    assert first == {
+        "event": "request",
+        "id": first["id"],
+        "time": builders.START,
+        "direction": "outbound",
+        "version": 4,
+        "protocol": 6,
+        "local": builders.CLIENT,
+        "local_port": 50_000,
+        "remote": builders.SERVER,
+        "remote_port": 80,
+        "process_id": None,
+        "size": 40,
+        "verdict": "accept",
+        "permanent": True,
+    }
+    summary = summary_of(done)
+    assert (summary["records"], summary["seen"], summary["requests"]) == (5, 5, 3)
+    assert summary["permitted"] == 5
+    assert summary["reasons"] == {"permitted_cache": 2, "permitted_verdict": 3}
+    assert isinstance(summary["wall_s"], float)
+
+
+def test_times_keep_their_nanoseconds(run, tmp_path):
+    path = tmp_path / "nanos.pcap"
+    data = bytearray(builders.pcap(syn(80)))
+    data[:4] = (0xA1B23C4D).to_bytes(4, "little")
+    data[28:32] = (123_456_789).to_bytes(4, "little")
+    path.write_bytes(data)
+    text = run("replay", path, "--format", "jsonl").stdout.splitlines()[0]
+    time_ = json.loads(text, parse_float=Decimal)["time"]
+    assert time_ == Decimal("1700000000.123456789")
+
+
+def test_two_runs_are_equal_but_for_the_wall_clock(run, capture):
+    for format_ in ("jsonl", "table"):
+        first, second = (
+            re.sub(
+                r'("wall_s":|took )[\d.e-]+', "", run("replay", capture, "--format", format_).stdout
+            )
+            for _ in range(2)
+        )
+        assert first == second
+
+
+def test_the_table_shows_flows_counters_and_which_side_is_local(run, capture):
+    text = run("replay", capture).stdout
+    row = next(line for line in text.splitlines() if ":80 " in line)
+    assert row.split()[:4] == ["TCP", "192.0.2.10:50000", "198.51.100.20:80", "accept"]
+    sizes = sum(map(len, (syn(80), syn_ack(80), request(80, b"GET / HTTP/1.1\r\n"))))
+    assert row.split()[4:] == ["3", str(sizes)]
+    assert "seen 5 = permitted 5" in text
+    assert re.search(r"local: .*inferred", text)
+    assert run("replay", capture).stderr == "", "no bar without a terminal"
+    assert "inferred" not in run("replay", capture, "--local", builders.CLIENT).stdout
+
+
+def test_single_packets_are_in_the_table(run, capture, policy):
+    path = policy("def decide(request, kext):\n    request.drop(permanent=False)")
+    text = run("replay", capture, "--policy", path).stdout
+    row = next(line for line in text.splitlines() if ":80 " in line)
+    assert "drop (each)" in row
+    assert row.split()[-2] == "3"
+
+
+@pytest.mark.parametrize(
+    ("default", "sum_"), [("accept", "permitted"), ("block", "blocked"), ("drop", "dropped")]
+)
+def test_the_default_verdict(run, capture, default, sum_):
+    done = run("replay", capture, "--default", default, "--format", "jsonl")
+    assert summary_of(done)[sum_] == 5
+    assert {line.get("verdict") for line in lines(done)[:-1]} == {default}
+
+
+def test_a_policy_decides_and_none_is_the_default(run, capture, policy):
+    path = policy(
+        "def decide(request, kext):\n"
+        "    if request.remote_port == 23:\n"
+        "        return pk.Verdict.BLOCK\n"
+        "    if request.remote_port == 53:\n"
+        "        request.drop(permanent=False)\n"
+        "    return None"
+    )
+    done = run("replay", capture, "--policy", path, "--format", "jsonl")
+    verdicts = {
+        line["remote_port"]: (line["verdict"], line["permanent"]) for line in lines(done)[:-1]
+    }
+    assert verdicts == {80: ("accept", True), 23: ("block", True), 53: ("drop", False)}
+    summary = summary_of(done)
+    assert (summary["permitted"], summary["blocked"], summary["dropped"]) == (3, 1, 1)
+    assert summary["injected"] == 1, "the reset for telnet"
+
+
+def test_a_policy_may_set_and_return_the_same_verdict(run, capture, policy):
+    path = policy("def decide(request, kext):\n    request.drop()\n    return pk.Verdict.DROP")
+    summary = summary_of(run("replay", capture, "--policy", path, "--format", "jsonl"))
+    assert summary["dropped"] == 5
+
+
+def test_a_policy_may_use_dataclasses_and_payload(run, capture, policy):
+    path = policy(
+        "import dataclasses\n"
+        "@dataclasses.dataclass\n"
+        "class Rule:\n"
+        "    port: 'int' = 23\n"
+        "def decide(request, kext):\n"
+        "    assert len(kext.get_payload(request.id)) == request.size\n"
+        "    return pk.Verdict.DROP if request.remote_port == Rule().port else None"
+    )
+    summary = summary_of(run("replay", capture, "--policy", path, "--format", "jsonl"))
+    assert summary["dropped"] == 1
+
+
+FAILING = {
+    "raises": ("    raise RuntimeError('mine')", "RuntimeError: mine"),
+    "exits": ("    raise SystemExit(0)", "SystemExit"),
+    "string": ("    return 'accept'", "decide() returned 'accept' (str)"),
+    "number": ("    return 99", "decide() returned 99 (int)"),
+    "true": ("    return True", "decide() returned True (bool)"),
+    "twice": ("    request.drop()\n    return pk.Verdict.ACCEPT", "one request gets one verdict"),
+    "closes": ("    kext.close()", "closed"),
+    "wrong-verdict": ("    kext.set_verdict(request.id, 1)", "InvalidVerdictError"),
+}
+
+
+@pytest.mark.parametrize(("body", "says"), FAILING.values(), ids=FAILING.keys())
+@pytest.mark.parametrize("format_", ["jsonl", "table"])
+def test_a_failing_policy_still_gives_a_balanced_summary(run, capture, policy, body, says, format_):
+    path = policy(f"def decide(request, kext):\n{body}")
+    done = run("replay", capture, "--policy", path, "--format", format_, check=1)
+    assert says in done.stderr
+    assert "portmaster_kext/cli" not in done.stderr, "only the policy's own frames"
+    if format_ == "jsonl":
+        assert summary_of(done)["seen"] >= 1
+    else:
+        assert re.search(r"seen \d+ = ", done.stdout)
+
+
+def test_a_traceback_points_into_the_policy(run, capture, policy):
+    path = policy("def decide(request, kext):\n    return 1 / 0")
+    stderr = run("replay", capture, "--policy", path, check=1).stderr
+    assert "policy.py" in stderr
+    assert "line 3, in decide" in stderr
+    assert "ZeroDivisionError" in stderr
+
+
+UNUSABLE = {
+    "no-decide": ("x = 1", "does not define decide"),
+    "not-callable": ("decide = 5", "decide is a int, not a function"),
+    "syntax": ("def decide(:", "SyntaxError"),
+    "raises": ("1 / 0", "ZeroDivisionError"),
+    "null-byte": ("x = '\0'", "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_a_file_that_is_no_policy(run, capture, policy, text, says):
+    path = policy(text)
+    done = run("replay", capture, "--policy", path, check=2)
+    assert says in done.stderr
+    assert path in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_missing_policy(run, capture):
+    done = run("replay", capture, "--policy", "missing.py", check=2)
+    assert "missing.py" in done.stderr
+    assert "No such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["replay"],
+        ["replay", "x", "--default", "maybe"],
+        ["replay", "x", "--format", "xml"],
+        ["replay", "x", "--local", "10.0.0.0/99"],
+        ["replay", "x", "y"],
+    ],
+)
+def test_bad_arguments(run, arguments):
+    done = run(*arguments, check=2)
+    assert done.stderr.startswith("usage:")
+
+
+def test_a_bad_network_is_named(run):
+    assert "10.0.0.0/99" in run("replay", "x", "--local", "10.0.0.0/99", check=2).stderr
+
+
+@pytest.mark.parametrize("data", [b"", b"text\n", header()[:9]], ids=["empty", "text", "cut"])
+def test_bad_input(run, tmp_path, data):
+    path = tmp_path / "bad.pcap"
+    path.write_bytes(data)
+    done = run("replay", path, check=2)
+    assert "bad.pcap" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_missing_capture(run, tmp_path):
+    assert "missing.pcap" in run("replay", tmp_path / "missing.pcap", check=2).stderr
+
+
+def test_a_truncated_record_gives_the_summary_of_what_was_read(run, tmp_path):
+    path = tmp_path / "cut.pcap"
+    path.write_bytes(header() + record(frame(syn(80))) + record(frame(syn(81)))[:-1])
+    done = run("replay", path, "--format", "jsonl", check=2)
+    assert "cut.pcap" in done.stderr
+    assert "truncated" in done.stderr
+    assert summary_of(done)["seen"] == 1
+
+
+def test_an_output_that_cannot_be_written(run, capture, tmp_path):
+    done = run("replay", capture, "--output", tmp_path / "no" / "out.pcapng", check=2)
+    assert "out.pcapng" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_output_holds_what_left(run, capture, policy, tmp_path):
+    scapy = pytest.importorskip("scapy.all")
+    path = policy(
+        "def decide(request, kext):\n"
+        "    return {23: pk.Verdict.BLOCK, 53: pk.Verdict.DROP}.get(request.remote_port)"
+    )
+    out = tmp_path / "out.pcapng"
+    run("replay", capture, "--policy", path, "--output", out, "--local", builders.CLIENT)
+    left = [bytes(packet[scapy.IP]) for packet in scapy.rdpcap(str(out))]
+    web = [syn(80), syn_ack(80), request(80, b"GET / HTTP/1.1\r\n")]
+    assert [packet for packet in left if packet in web] == web, "unchanged and in order"
+    (reset,) = (scapy.IP(packet) for packet in left if packet not in web)
+    assert (reset.src, reset.dst) == (builders.SERVER, builders.CLIENT)
+    assert "R" in str(reset[scapy.TCP].flags)
+
+
+def test_a_reader_that_goes_away_is_no_error_message(capture):
+    command = [sys.executable, "-m", "portmaster_kext.cli", "replay", capture]
+    with subprocess.Popen(
+        [*command, "--format", "jsonl"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(10) == 141
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
+def test_ctrl_c_gives_the_summary(tmp_path):
+    path = tmp_path / "slow.pcap"
+    later = bytearray(record(frame(syn(81))))
+    later[:4] = (builders.START + 3_600).to_bytes(4, "little")
+    path.write_bytes(header() + record(frame(syn(80))) + later)
+    command = [sys.executable, "-m", "portmaster_kext.cli", "replay", str(path)]
+    with subprocess.Popen(
+        [*command, "--format", "jsonl", "--realtime"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**__import__("os").environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert json.loads(process.stdout.readline())["remote_port"] == 80
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert json.loads(out)["seen"] == 1
+
+
+def test_a_progress_bar_on_a_terminal(tmp_path):
+    pty = pytest.importorskip("pty")
+    import os
+
+    path = builders.write(tmp_path, *(syn(80) for _ in range(3)))
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\n"
+        "def decide(request, kext):\n"
+        "    time.sleep(0.15)\n"
+        "    request.accept(permanent=False)\n"
+    )
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "portmaster_kext.cli", "replay", path, "--policy", str(slow)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, timeout=30)
+    os.close(terminal)
+    shown = os.read(master, 65_536).decode()
+    os.close(master)
+    assert done.returncode == 0
+    assert re.search(r"\[#+ *\] +\d+%", shown)
+    assert shown.endswith("\r\x1b[K"), "it takes itself away"

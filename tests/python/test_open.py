@@ -1,0 +1,195 @@
+"""Opening: device strings, local networks, captures that are none."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+
+import builders
+import portmaster_kext as pk
+import pytest
+from builders import ETHERNET, frame, header, record, syn
+
+
+@pytest.mark.parametrize("device", ["", "replay", "x.pcap", "file:x.pcap", "REPLAY:x", "tcp:1"])
+def test_a_string_that_is_no_device_is_told_the_forms(device):
+    with pytest.raises(pk.DeviceError) as caught:
+        pk.open(device)
+    for form in ("replay:FILE", "nfqueue:N", r"\\.\PortmasterKext"):
+        assert form in str(caught.value)
+    assert isinstance(caught.value, pk.Error)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("replay:", "names no file"),
+        ("nfqueue:", "0 to 65535"),
+        ("nfqueue:65536", "0 to 65535"),
+        ("nfqueue:1", "replay:FILE is served"),
+        (r"\\.\PortmasterKext", "replay:FILE is served"),
+    ],
+)
+def test_what_is_wrong_with_a_device_is_said(device, says):
+    with pytest.raises(pk.DeviceError, match=says):
+        pk.open(device)
+
+
+def test_a_local_network_that_is_none(opened):
+    with pytest.raises(ValueError, match="nonsense"):
+        opened(syn(80), local=["nonsense"])
+
+
+def test_local_may_be_one_string_an_address_or_a_network(opened):
+    for local in ("192.0.2.0/24", ["192.0.2.10"], ["2001:db8::/32", "192.0.2.99/24"]):
+        assert next(opened(syn(80), local=local)).direction is pk.Direction.OUTBOUND
+    assert next(opened(syn(80), local=["198.51.100.20"])).direction is pk.Direction.INBOUND
+
+
+def test_local_is_inferred_and_said(opened):
+    kext = opened(syn(80), local=())
+    for verdict_request in kext:
+        verdict_request.accept()
+    assert kext.replay_report().local_inferred
+
+
+def bad(data: bytes, *says: str, name: str):
+    return pytest.param(data, says, id=name)
+
+
+UNREADABLE = [
+    bad(b"", "empty", name="empty"),
+    bad(b"This is a text file, and no capture.\n", "not a capture", name="text"),
+    bad(header()[:10], "truncated", "header", name="truncated-header"),
+    bad(header(147), "147", name="unknown-link-type"),
+]
+
+CUT = [
+    bad(record(frame(syn(80)))[:10], "truncated", "record 2", name="truncated-record-header"),
+    bad(record(frame(syn(80)))[:-5], "truncated", "record 2", name="truncated-record"),
+    bad(record(b"", length=262_145) + bytes(262_145), "262145", "record 2", name="record-too-long"),
+]
+
+
+@pytest.mark.parametrize(("data", "says"), UNREADABLE)
+def test_a_file_that_is_no_capture_cannot_be_opened(tmp_path, data, says):
+    path = tmp_path / "bad.pcap"
+    path.write_bytes(data)
+    with pytest.raises(pk.CaptureError) as caught:
+        pk.open(f"replay:{path}")
+    for word in ("bad.pcap", *says):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("data", "says"), CUT)
+def test_a_capture_is_read_up_to_its_fault(tmp_path, data, says):
+    path = tmp_path / "bad.pcap"
+    path.write_bytes(header() + record(frame(syn(80))) + data)
+    ports = []
+    with pk.open(f"replay:{path}", local=[builders.CLIENT]) as kext:
+        with pytest.raises(pk.CaptureError) as caught:
+            ports.extend(r.remote_port for r in kext if r.accept() is None)
+        with pytest.raises(pk.CaptureError):
+            next(kext)
+    assert ports == [80]
+    for word in ("bad.pcap", *says):
+        assert word in str(caught.value)
+    counters = kext.counters()
+    assert (counters.seen, counters.permitted) == (1, 1)
+    assert counters.balanced
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(pk.CaptureError, match=r"missing\.pcap"):
+        pk.open(f"replay:{tmp_path}/missing.pcap")
+
+
+def test_a_folder_is_no_capture(tmp_path):
+    with pytest.raises(pk.CaptureError):
+        pk.open(f"replay:{tmp_path}")
+
+
+def test_an_output_that_cannot_be_written(opened, tmp_path):
+    with pytest.raises(pk.CaptureError, match=r"no-such-folder"):
+        opened(syn(80), output=tmp_path / "no-such-folder" / "out.pcapng")
+
+
+LOOP = b"\x00\x00" + bytes(6)
+"""A hop-by-hop header whose next header is another one."""
+
+ODD = {
+    "zero-length": b"",
+    "one-byte": b"\x45",
+    "length-beyond-capture": builders.ipv4(
+        builders.CLIENT, builders.SERVER, 17, builders.udp_datagram(1, 2), total=1_500
+    ),
+    "length-below-header": builders.ipv4(builders.CLIENT, builders.SERVER, 17, b"", total=10),
+    "header-length-below-minimum": builders.ipv4(
+        builders.CLIENT, builders.SERVER, 17, builders.udp_datagram(1, 2), ihl=4
+    ),
+    "extension-header-loop": builders.ipv6("2001:db8::1", "2001:db8::2", 0, LOOP * 200),
+    "version-7": b"\x70" + bytes(39),
+}
+
+
+@pytest.mark.parametrize("packet", ODD.values(), ids=ODD.keys())
+def test_a_packet_that_is_odd_ends_and_is_counted(opened, packet):
+    kext = opened(syn(80), packet, syn(81))
+    asked = [r.remote_port for r in kext if r.accept() is None]
+    assert asked[0] == 80
+    assert asked[-1] == 81
+    kext.close()
+    counters, report = kext.counters(), kext.replay_report()
+    assert counters.balanced
+    assert counters.held == 0
+    assert report.records == 3
+    assert report.presented + report.not_ip + report.too_short == 3
+    assert counters.seen == report.presented
+
+
+def test_a_frame_shorter_than_its_header_is_counted_apart(tmp_path):
+    path = tmp_path / "short.pcap"
+    path.write_bytes(header(ETHERNET) + record(b"\x02" * 9) + record(frame(syn(80))))
+    with pk.open(f"replay:{path}", local=[builders.CLIENT]) as kext:
+        assert len([r.accept() for r in kext]) == 1
+    assert kext.replay_report().too_short == 1
+
+
+def test_arp_is_not_ip(tmp_path):
+    path = tmp_path / "arp.pcap"
+    arp = b"\xff" * 6 + b"\x02" * 6 + struct.pack(">H", 0x0806) + bytes(28)
+    path.write_bytes(header() + record(arp) + record(frame(syn(80))))
+    with pk.open(f"replay:{path}", local=[builders.CLIENT]) as kext:
+        assert len([r.accept() for r in kext]) == 1
+    assert kext.replay_report().not_ip == 1
+    assert kext.counters().seen == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pk.UnknownIdError("m", 1),
+        pk.AlreadyDecidedError("m", 1, 3, True),
+        pk.NotHeldError("m", 1, "evicted"),
+        pk.ExtensionError("m", 0xC000000D),
+        pk.ClosedError("m"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_exceptions_can_be_pickled(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert again.__dict__ == error.__dict__
+    assert str(again) == "m"
+
+
+def test_every_exception_is_an_error():
+    exceptions = [
+        value
+        for value in vars(pk).values()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    ]
+    assert len(exceptions) > 10
+    for exception in exceptions:
+        assert issubclass(exception, pk.Error), exception

@@ -1,0 +1,124 @@
+"""Several threads on one session, and stopping a wait from elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import builders
+import portmaster_kext as pk
+import pytest
+from builders import frame, header, record, syn
+
+
+def test_several_readers_share_the_requests(opened):
+    kext = opened(*(syn(port) for port in range(1, 501)))
+
+    def read(_: int) -> list[int]:
+        return [r.remote_port for r in kext if r.accept() is None]
+
+    with ThreadPoolExecutor(4) as pool:
+        ports = sorted(port for ports in pool.map(read, range(4)) for port in ports)
+    assert ports == list(range(1, 501)), "each once, none lost"
+    assert kext.counters().permitted == 500
+
+
+def test_verdicts_from_other_threads(opened):
+    kext = opened(*(syn(port) for port in range(1, 401)))
+    requests = list(kext)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda r: r.drop(permanent=r.remote_port % 2 == 0), requests))
+    counters = kext.counters()
+    assert (counters.dropped, counters.held) == (400, 0)
+    assert counters.balanced
+
+
+def test_one_verdict_of_many_wins(opened):
+    kext = opened(syn(80))
+    verdict_request = next(kext)
+    barrier = threading.Barrier(8)
+
+    def decide(_: int) -> bool:
+        barrier.wait()
+        try:
+            verdict_request.accept()
+        except pk.AlreadyDecidedError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(decide, range(8))) == 1
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """The path of a capture whose second packet comes an hour after its first."""
+    path = tmp_path / "slow.pcap"
+    later = bytearray(record(frame(syn(81))))
+    later[:4] = (builders.START + 3_600).to_bytes(4, "little")
+    path.write_bytes(header() + record(frame(syn(80))) + later)
+    return path
+
+
+def test_closing_from_another_thread_ends_the_loop(slow):
+    kext = pk.open(f"replay:{slow}", realtime=True, local=[builders.CLIENT])
+    got = []
+    reader = threading.Thread(target=lambda: got.extend(r.remote_port for r in kext))
+    reader.start()
+    time.sleep(0.3)
+    begun = time.monotonic()
+    kext.close()
+    reader.join(5)
+    assert not reader.is_alive()
+    assert time.monotonic() - begun < 0.2
+    assert got == [80]
+    assert kext.counters().balanced
+
+
+INTERRUPTED = """
+import sys, time
+import portmaster_kext as pk
+with pk.open("replay:" + sys.argv[1], realtime=True, local=["192.0.2.10"]) as kext:
+    for request in kext:
+        request.accept()
+        print("waiting", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
+def test_ctrl_c_ends_a_blocking_loop_at_once(slow):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(slow)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.3)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        # The traceback begins when the exception has been raised; what follows is the
+        # interpreter's own end.
+        assert process.stderr.readline().startswith("Traceback")
+        assert time.monotonic() - begun < 0.25
+        assert "KeyboardInterrupt" in process.stderr.read()
+        assert process.wait(10) == -signal.SIGINT
+
+
+def test_a_wait_lets_other_threads_run(slow):
+    with pk.open(f"replay:{slow}", realtime=True, local=[builders.CLIENT]) as kext:
+        next(kext).accept()
+        reader = threading.Thread(target=lambda: next(kext, None))
+        reader.start()
+        begun = time.monotonic()
+        total = sum(range(200_000))
+        assert total
+        assert time.monotonic() - begun < 1
+        assert kext.counters().seen == 1, "other calls go on while one waits"
+    reader.join(5)
+    assert not reader.is_alive()
