@@ -11,6 +11,7 @@ unusual protocol numbers).
 """
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -46,6 +47,7 @@ def packed(address):
 # --------------------------------------------------------------------------
 # serve: the small servers
 # --------------------------------------------------------------------------
+
 
 def udp_server(address, port, echo, proto=0):
     sock = socket.socket(family_of(address), socket.SOCK_DGRAM, proto)
@@ -109,8 +111,10 @@ def http_session(conn):
             pending += piece
         pending = pending.split(b"\r\n\r\n", 1)[1]
         body = b"a small page from the loopback server\n" * 8
-        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
-                     b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        conn.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
 
 
 def cmd_serve(args):
@@ -123,8 +127,7 @@ def cmd_serve(args):
         jobs.append((udp_server, address, 7, True))
         jobs.append((udp_server, address, 9, False))
         try:
-            socket.socket(family_of(address), socket.SOCK_DGRAM,
-                          IPPROTO_UDPLITE).close()
+            socket.socket(family_of(address), socket.SOCK_DGRAM, IPPROTO_UDPLITE).close()
             jobs.append((udp_server, address, 7, True, IPPROTO_UDPLITE))
         except OSError:
             print("this kernel has no UDP-Lite", file=sys.stderr)
@@ -136,6 +139,7 @@ def cmd_serve(args):
 # --------------------------------------------------------------------------
 # ordinary senders
 # --------------------------------------------------------------------------
+
 
 def udp_socket(address, proto=0):
     sock = socket.socket(family_of(address), socket.SOCK_DGRAM, proto)
@@ -205,15 +209,20 @@ def cmd_keepalive(args):
     """Several HTTP/1.1 requests on one connection, waiting for each answer."""
     with socket.create_connection((args.address, args.port), timeout=5) as conn:
         for index in range(args.count):
-            conn.sendall(f"GET /page{index} HTTP/1.1\r\n"
-                         f"Host: {args.host}\r\n"
-                         f"User-Agent: captures\r\n\r\n".encode())
+            conn.sendall(
+                f"GET /page{index} HTTP/1.1\r\n"
+                f"Host: {args.host}\r\n"
+                f"User-Agent: captures\r\n\r\n".encode()
+            )
             data = b""
             while b"\r\n\r\n" not in data:
                 data += conn.recv(4096)
             head, body = data.split(b"\r\n\r\n", 1)
-            length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n")
-                          if line.lower().startswith(b"content-length"))
+            length = next(
+                int(line.split(b":")[1])
+                for line in head.split(b"\r\n")
+                if line.lower().startswith(b"content-length")
+            )
             while len(body) < length:
                 body += conn.recv(4096)
             time.sleep(0.05)
@@ -232,19 +241,23 @@ def cmd_multicast(args):
     """Broadcast and multicast UDP, IPv4 and IPv6, from this namespace."""
     dns = struct.pack("!6H", 0, 0, 1, 0, 0, 0)
     dns += b"\x05_http\x04_tcp\x05local\x00" + struct.pack("!2H", 12, 1)
-    ssdp = (b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n"
-            b'MAN: "ssdp:discover"\r\nMX: 1\r\nST: ssdp:all\r\n\r\n')
+    ssdp = (
+        b"M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n"
+        b'MAN: "ssdp:discover"\r\nMX: 1\r\nST: ssdp:all\r\n\r\n'
+    )
     index = socket.if_nametoindex(args.interface)
 
     v4 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     v4.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    v4.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE,
-                  args.interface.encode())
+    v4.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, args.interface.encode())
     v4.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
     joined = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     for group in ("224.0.0.251", "239.255.255.250"):
-        joined.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP,
-                          struct.pack("=4s4si", packed(group), bytes(4), index))
+        joined.setsockopt(
+            socket.IPPROTO_IP,
+            socket.IP_ADD_MEMBERSHIP,
+            struct.pack("=4s4si", packed(group), bytes(4), index),
+        )
     for _ in range(3):
         v4.sendto(dns, ("224.0.0.251", 5353))
         v4.sendto(ssdp, ("239.255.255.250", 1900))
@@ -257,7 +270,7 @@ def cmd_multicast(args):
     v6.sendto(dns, ("ff02::fb", 5353, 0, index))
     v6.sendto(ssdp, ("ff02::c", 1900, 0, index))
     time.sleep(1.5)  # long enough for the IGMP and MLD reports
-    joined.close()   # and the reports of leaving
+    joined.close()  # and the reports of leaving
     time.sleep(0.5)
 
 
@@ -265,13 +278,13 @@ def cmd_multicast(args):
 # options: what ordinary sockets can carry
 # --------------------------------------------------------------------------
 
+
 def option_header(*options):
     """A hop-by-hop or destination options header padded to eight octets.
 
     The first octet (next header) is filled in by the kernel or by chain().
     """
-    body = b"".join(struct.pack("BB", kind, len(data)) + data
-                    for kind, data in options)
+    body = b"".join(struct.pack("BB", kind, len(data)) + data for kind, data in options)
     short = -(2 + len(body)) % 8
     if short == 1:
         body += b"\x00"
@@ -337,8 +350,7 @@ def cmd_options(args):
     for name, headers in chains.items():
         for kind in ("udp", "tcp", "icmpv6", "udp-lite"):
             if kind == "icmpv6":
-                sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW,
-                                     socket.IPPROTO_ICMPV6)
+                sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
                 # Let echo replies alone through (ICMP6_FILTER: a set bit blocks).
                 blocks = [0xFFFFFFFF] * 8
                 blocks[129 >> 5] &= ~(1 << (129 & 31))
@@ -350,8 +362,10 @@ def cmd_options(args):
             else:
                 try:
                     sock = socket.socket(
-                        socket.AF_INET6, socket.SOCK_DGRAM,
-                        IPPROTO_UDPLITE if kind == "udp-lite" else 0)
+                        socket.AF_INET6,
+                        socket.SOCK_DGRAM,
+                        IPPROTO_UDPLITE if kind == "udp-lite" else 0,
+                    )
                 except OSError as error:
                     print(f"  {kind}: {error}")
                     continue
@@ -383,6 +397,7 @@ def cmd_options(args):
 # --------------------------------------------------------------------------
 # options: what has to be built by hand
 # --------------------------------------------------------------------------
+
 
 def checksum(data):
     if len(data) % 2:
@@ -434,8 +449,7 @@ def raw_chains(client, server):
         time.sleep(0.03)
 
     chains = {
-        "hop-by-hop, destination, routing 0 (none left), destination":
-            [hop, dst, rh0_done, dst],
+        "hop-by-hop, destination, routing 0 (none left), destination": [hop, dst, rh0_done, dst],
         "routing 0 with a segment left (refused)": [rh0_live],
         "atomic fragment": [atomic],
         "destination, atomic fragment, destination": [dst, atomic, dst],
@@ -466,9 +480,9 @@ def raw_chains(client, server):
         fragment = struct.pack("!BBHI", 60, 0, offset | more, 0x01020304)
         send(44, fragment + part)
     # Chains that end without UDP or TCP.
-    send(*chain([dst], 59, b""))                     # no next header
+    send(*chain([dst], 59, b""))  # no next header
     send(59, b"")
-    send(50, struct.pack("!II", 0x200, 1) + bytes(24))            # ESP
+    send(50, struct.pack("!II", 0x200, 1) + bytes(24))  # ESP
     send(*chain([hop, dst], 50, struct.pack("!II", 0x200, 2) + bytes(24)))
     send(*chain([dst], 135, struct.pack("!BBBBHH", 59, 0, 0, 0, 0, 0)))  # mobility
     send(*chain([dst], 253, b"experiment"))
@@ -496,7 +510,7 @@ def sctp_chunks(packet):
     at = 12
     while at + 4 <= len(packet):
         kind, flags, length = struct.unpack_from("!BBH", packet, at)
-        yield kind, flags, packet[at + 4:at + length]
+        yield kind, flags, packet[at + 4 : at + length]
         at += (length + 3) // 4 * 4
 
 
@@ -509,15 +523,20 @@ def dccp_packet(source, target, ports, kind, seq, ack=None, service=None, data=b
     words = (16 + len(tail)) // 4
 
     def build(value):
-        return (struct.pack("!HHBBHBB", *ports, words, 0, value, kind << 1 | 1, 0)
-                + seq.to_bytes(6, "big") + tail + data)
+        return (
+            struct.pack("!HHBBHBB", *ports, words, 0, value, kind << 1 | 1, 0)
+            + seq.to_bytes(6, "big")
+            + tail
+            + data
+        )
+
     return build(transport_sum(source, target, IPPROTO_DCCP, build(0)))
 
 
 def raw_receive(sock):
     data, peer = sock.recvfrom(65535)
     if sock.family == socket.AF_INET:  # an IPv4 raw socket hands over the header
-        data = data[(data[0] & 15) * 4:]
+        data = data[(data[0] & 15) * 4 :]
     return data, peer[0]
 
 
@@ -530,6 +549,7 @@ def raw_socket(address, proto):
 
 def cmd_raw_peers(args):
     """Enough of an SCTP and a DCCP server to answer raw_protocols()."""
+
     def sctp(address):
         sock = raw_socket(address, IPPROTO_SCTP)
         sock.settimeout(None)
@@ -539,18 +559,17 @@ def cmd_raw_peers(args):
             source, target = struct.unpack_from("!HH", packet)
             for kind, _, value in sctp_chunks(packet):
                 tag = peer_tag
-                if kind == 1:    # INIT: INIT ACK with a state cookie
+                if kind == 1:  # INIT: INIT ACK with a state cookie
                     tag = peer_tag = struct.unpack_from("!I", value)[0]
                     cookie = struct.pack("!HH", 7, 20) + b"not-a-real-cookie"[:16]
-                    reply = (2, 0, struct.pack("!IIHHI", 0x5E5E5E5E, 65536, 4, 4, 700)
-                             + cookie)
+                    reply = (2, 0, struct.pack("!IIHHI", 0x5E5E5E5E, 65536, 4, 4, 700) + cookie)
                 elif kind == 10:  # COOKIE ECHO: COOKIE ACK
                     reply = (11, 0, b"")
-                elif kind == 0:   # DATA: SACK
+                elif kind == 0:  # DATA: SACK
                     reply = (3, 0, value[:4] + struct.pack("!IHH", 65536, 0, 0))
-                elif kind == 4:   # HEARTBEAT: HEARTBEAT ACK
+                elif kind == 4:  # HEARTBEAT: HEARTBEAT ACK
                     reply = (5, 0, value)
-                elif kind == 7:   # SHUTDOWN: SHUTDOWN ACK
+                elif kind == 7:  # SHUTDOWN: SHUTDOWN ACK
                     reply = (8, 0, b"")
                 else:
                     continue
@@ -565,13 +584,17 @@ def cmd_raw_peers(args):
             source, target = struct.unpack_from("!HH", packet)
             kind = packet[8] >> 1 & 15
             seq = int.from_bytes(packet[10:16], "big")
-            reply = {0: (1, b"capt"),           # Request: Response
-                     4: (3, None),              # DataAck: Ack
-                     6: (7, b"\x01\0\0\0")}.get(kind)   # Close: Reset (closed)
+            reply = {
+                0: (1, b"capt"),  # Request: Response
+                4: (3, None),  # DataAck: Ack
+                6: (7, b"\x01\0\0\0"),
+            }.get(kind)  # Close: Reset (closed)
             if reply:
                 mine += 1
-                sock.sendto(dccp_packet(address, peer, (target, source), reply[0],
-                                        mine, seq, reply[1]), (peer, 0))
+                sock.sendto(
+                    dccp_packet(address, peer, (target, source), reply[0], mine, seq, reply[1]),
+                    (peer, 0),
+                )
 
     for address in args.addresses:
         for job in (sctp, dccp):
@@ -606,11 +629,16 @@ def raw_protocols(client4, server4, client6, server6):
 
         sock = raw_socket(client, IPPROTO_DCCP)
         ports, seq, ack = (40033, 5001), 500, None
-        for kind, service, data in ((0, b"capt", b""), (3, None, b""),
-                                    (4, None, b"dccp data"), (6, None, b"")):
+        for kind, service, data in (
+            (0, b"capt", b""),
+            (3, None, b""),
+            (4, None, b"dccp data"),
+            (6, None, b""),
+        ):
             seq += 1
-            sock.sendto(dccp_packet(client, server, ports, kind, seq, ack, service,
-                                    data), (server, 0))
+            sock.sendto(
+                dccp_packet(client, server, ports, kind, seq, ack, service, data), (server, 0)
+            )
             if kind == 3:
                 continue
             try:
@@ -623,13 +651,14 @@ def raw_protocols(client4, server4, client6, server6):
 
         # Protocols the server does not speak: its kernel says so by ICMP.
         for proto, data in (
-                (47, struct.pack("!HH", 0, 0x0800) + bytes(20)),        # GRE
-                (50, struct.pack("!II", 0x300, 1) + bytes(24)),         # ESP
-                (51, struct.pack("!BBHII", 59, 4, 0, 0x300, 1) + bytes(12)),  # AH
-                # OSPF hello
-                (89, struct.pack("!BBHIIHHII", 2, 1, 44, 0, 0, 0, 0, 0, 0) + bytes(20)),
-                (103, struct.pack("!BBH", 0x20, 0, 0xDFFF)),            # PIM
-                (253, b"experiment")):
+            (47, struct.pack("!HH", 0, 0x0800) + bytes(20)),  # GRE
+            (50, struct.pack("!II", 0x300, 1) + bytes(24)),  # ESP
+            (51, struct.pack("!BBHII", 59, 4, 0, 0x300, 1) + bytes(12)),  # AH
+            # OSPF hello
+            (89, struct.pack("!BBHIIHHII", 2, 1, 44, 0, 0, 0, 0, 0, 0) + bytes(20)),
+            (103, struct.pack("!BBH", 0x20, 0, 0xDFFF)),  # PIM
+            (253, b"experiment"),
+        ):
             with raw_socket(client, proto) as sock:
                 sock.sendto(data, (server, 0))
                 time.sleep(0.02)
@@ -666,12 +695,12 @@ def cmd_vlan_port(args):
             stack.append((int(tpid, 16), int(vid), int(pcp)))
         ports[tuple((tpid, vid) for tpid, vid, _ in stack)] = (
             open_tun(name, IFF_TAP),
-            b"".join(struct.pack("!HH", tpid, pcp << 13 | vid)
-                     for tpid, vid, pcp in stack))
+            b"".join(struct.pack("!HH", tpid, pcp << 13 | vid) for tpid, vid, pcp in stack),
+        )
     parent = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     parent.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     parent.bind((args.parent, ETH_P_ALL))
-    taps = {fd: tags for fd, tags in ports.values()}
+    taps = dict(ports.values())
     print("ready", flush=True)
     while True:
         ready, _, _ = select.select([parent, *taps], [], [])
@@ -692,7 +721,7 @@ def cmd_vlan_port(args):
                             tpid = 0x8100
                         frame = frame[:12] + struct.pack("!HH", tpid, tci) + frame[12:]
             stack, at = [], 12
-            while frame[at:at + 2] in (b"\x81\x00", b"\x88\xa8"):
+            while frame[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
                 tpid, tci = struct.unpack_from("!HH", frame, at)
                 stack.append((tpid, tci & 0xFFF))
                 at += 4
@@ -725,6 +754,7 @@ def cmd_tunnel(args):
 # to-null: Ethernet to BSD null
 # --------------------------------------------------------------------------
 
+
 def cmd_to_null(args):
     """Rewrite a little-endian Ethernet pcap with BSD null link headers.
 
@@ -740,7 +770,7 @@ def cmd_to_null(args):
     at = 24
     while at < len(data):
         seconds, part, kept, length = struct.unpack_from("<IIII", data, at)
-        frame = data[at + 16:at + 16 + kept]
+        frame = data[at + 16 : at + 16 + kept]
         at += 16 + kept
         family = {b"\x08\x00": 2, b"\x86\xdd": 30}.get(frame[12:14])
         if family is None:
@@ -752,6 +782,7 @@ def cmd_to_null(args):
 
 
 # --------------------------------------------------------------------------
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -768,20 +799,37 @@ def main():
     need = {"required": True}
     command("serve", cmd_serve, ("--http", {"action": "store_true"}), ("addresses", some))
     command("echo", cmd_echo, ("address", {}), ("sizes", {"nargs": "+", "type": int}))
-    command("flood-echo", cmd_flood_echo, ("address", {}), ("size", number),
-            ("count", number))
-    command("burst", cmd_burst, ("--flows", {"type": int, "default": 3}),
-            ("--count", {"type": int, "default": 500}),
-            ("--size", {"type": int, "default": 32}), ("addresses", some))
-    command("keepalive", cmd_keepalive, ("address", {}), ("port", number), ("host", {}),
-            ("count", number))
+    command("flood-echo", cmd_flood_echo, ("address", {}), ("size", number), ("count", number))
+    command(
+        "burst",
+        cmd_burst,
+        ("--flows", {"type": int, "default": 3}),
+        ("--count", {"type": int, "default": 500}),
+        ("--size", {"type": int, "default": 32}),
+        ("addresses", some),
+    )
+    command(
+        "keepalive",
+        cmd_keepalive,
+        ("address", {}),
+        ("port", number),
+        ("host", {}),
+        ("count", number),
+    )
     command("abort", cmd_abort, ("address", {}), ("port", number))
     command("multicast", cmd_multicast, ("interface", {}), ("broadcast", {}))
-    command("options", cmd_options, *[(f"--{who}{v}", need) for v in (4, 6)
-                                      for who in ("client", "server", "router")])
+    command(
+        "options",
+        cmd_options,
+        *[(f"--{who}{v}", need) for v in (4, 6) for who in ("client", "server", "router")],
+    )
     command("raw-peers", cmd_raw_peers, ("addresses", some))
-    command("vlan-port", cmd_vlan_port, ("--vlan", {"action": "append", "required": True}),
-            ("parent", {}))
+    command(
+        "vlan-port",
+        cmd_vlan_port,
+        ("--vlan", {"action": "append", "required": True}),
+        ("parent", {}),
+    )
     command("tunnel", cmd_tunnel, ("name", {}), ("other", {}))
     command("to-null", cmd_to_null, ("source", {}), ("target", {}))
     args = parser.parse_args()
@@ -789,7 +837,5 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         main()
-    except KeyboardInterrupt:
-        pass
