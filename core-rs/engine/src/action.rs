@@ -4,7 +4,7 @@ use kext_packet::Rewrite;
 use kext_types::{Policy, Reason, RequestInfo, Verdict};
 
 use crate::counters::Obligation;
-use crate::redirect::{Translation, WayBack};
+use crate::redirect::{self, Translation, WayBack};
 
 /// What the host is to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,15 @@ impl Fate {
                 Action::Drop(met.choose(Reason::DroppedCache, Reason::DroppedVerdict))
             }
             Self::Verdict(Verdict::RedirectDns | Verdict::RedirectTunnel, None) => {
-                Action::Drop(Reason::DroppedRedirectFull)
+                Action::Drop(if redirect::is_possible(flow) {
+                    Reason::DroppedRedirectFull
+                } else {
+                    Reason::DroppedRedirectImpossible
+                })
+            }
+            // It goes to the target without our help, and its answers come from there.
+            Self::Verdict(_, Some(translation)) if translation.is_identity(flow) => {
+                Action::Permit(met.choose(Reason::PermittedCache, Reason::PermittedVerdict))
             }
             Self::Verdict(Verdict::RedirectDns | Verdict::RedirectTunnel, Some(translation)) => {
                 match translation.forward(flow, direction) {

@@ -46,6 +46,10 @@ impl FlowStats {
         self.process_id = packet.arrival.process_id.or(self.process_id);
         self.last_seen = self.last_seen.max(packet.time);
         if let TransportInfo::Tcp(segment) = &headers.transport_info {
+            // A new connection between the same ends.
+            if segment.flags.contains(TcpFlags::SYN) {
+                self.closing = 0;
+            }
             if segment.flags.contains(TcpFlags::RST) {
                 self.closing |= RESET;
             }
@@ -58,7 +62,7 @@ impl FlowStats {
         }
     }
 
-    /// Whether a TCP RST, or a FIN each way, has been seen.
+    /// Whether a TCP RST, or a FIN each way, has been seen since the last SYN.
     pub(crate) const fn is_closed(&self) -> bool {
         self.closing & RESET != 0 || self.closing & BOTH_FINS == BOTH_FINS
     }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use kext_packet::{Fragment, Headers};
-use kext_types::{Address, FlowKey, IpVersion, Timestamp};
+use kext_types::{Address, Direction, FlowKey, IpVersion, Timestamp};
 
 use crate::hash::KeyHasher;
 use crate::memory::OutOfMemory;
@@ -13,7 +13,8 @@ use crate::table::Table;
 /// (RFC 1122 §3.3.2, RFC 8200 §4.5).
 const LIFETIME: Duration = Duration::from_mins(1);
 
-/// What all fragments of one packet share: RFC 791 §3.2, and RFC 8200 §4.5 without the protocol.
+/// What all fragments of one packet share: RFC 791 §3.2, and RFC 8200 §4.5 without the protocol. The
+/// direction tells a packet's two passages through a loopback interface apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct FragmentKey {
     source: Address,
@@ -21,10 +22,11 @@ struct FragmentKey {
     id: u32,
     version: IpVersion,
     protocol: u8,
+    direction: Direction,
 }
 
 impl FragmentKey {
-    fn new(headers: &Headers, fragment: &Fragment) -> Self {
+    fn new(headers: &Headers, fragment: &Fragment, direction: Direction) -> Self {
         Self {
             source: headers.source,
             destination: headers.destination,
@@ -34,12 +36,21 @@ impl FragmentKey {
                 IpVersion::V4 => headers.protocol,
                 IpVersion::V6 => 0,
             },
+            direction,
         }
     }
 }
 
+/// What later fragments cannot tell themselves.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) flow: FlowKey,
+    /// Whether the packet is one that the network needs to work at all.
+    pub(crate) infrastructure: bool,
+}
+
 struct Followed {
-    flow: FlowKey,
+    origin: Origin,
     seen: Timestamp,
 }
 
@@ -55,18 +66,19 @@ impl FragmentTable {
         })
     }
 
-    /// Remembers the flow of a first fragment.
+    /// Remembers a first fragment.
     pub(crate) fn first(
         &mut self,
         hasher: &KeyHasher,
         headers: &Headers,
         fragment: &Fragment,
-        flow: FlowKey,
+        direction: Direction,
+        origin: Origin,
         now: Timestamp,
     ) {
-        let key = FragmentKey::new(headers, fragment);
+        let key = FragmentKey::new(headers, fragment, direction);
         let hash = hasher.hash(&key);
-        let followed = Followed { flow, seen: now };
+        let followed = Followed { origin, seen: now };
         if let Some(entry) = self.table.find_mut(hash, &key) {
             *entry = followed;
             return;
@@ -77,16 +89,17 @@ impl FragmentTable {
             .insert(hash, key, followed, |entry| Some(entry.seen.as_nanos()));
     }
 
-    /// The flow of a later fragment, if its first one was seen of late.
+    /// What the first fragment of a later one was, if it was seen of late.
     pub(crate) fn later(
         &mut self,
         hasher: &KeyHasher,
         headers: &Headers,
         fragment: &Fragment,
+        direction: Direction,
         now: Timestamp,
-    ) -> Option<FlowKey> {
-        let key = FragmentKey::new(headers, fragment);
+    ) -> Option<Origin> {
+        let key = FragmentKey::new(headers, fragment, direction);
         let entry = self.table.find_mut(hasher.hash(&key), &key)?;
-        (now.since(entry.seen) <= LIFETIME).then_some(entry.flow)
+        (now.since(entry.seen) <= LIFETIME).then_some(entry.origin)
     }
 }

@@ -54,7 +54,7 @@ use action::{Fate, Met};
 use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
-use packet_cache::{Hold, PacketCache};
+use packet_cache::{Decided, Hold, PacketCache};
 use redirect::{PORT_ATTEMPTS, Translation};
 use settings::{Policies, Settings};
 use verdict_cache::VerdictCache;
@@ -191,14 +191,15 @@ impl<R: RawLock> Engine<R> {
             }
         };
         let headers_known = Some(headers);
-        if policies.permits_infrastructure() && headers.is_infrastructure() {
+        let origin = match self.origin_of(&headers, arrival, policies, now) {
+            Ok(origin) => origin,
+            Err(action) => return settle(obligation, action, headers_known),
+        };
+        if policies.permits_infrastructure() && origin.infrastructure {
             let action = Action::Permit(Reason::PermittedInfrastructure);
             return settle(obligation, action, headers_known);
         }
-        let flow = match self.flow_of(&headers, arrival, policies, now) {
-            Ok(flow) => flow,
-            Err(action) => return settle(obligation, action, headers_known),
-        };
+        let flow = origin.flow;
         // Link-layer padding behind the packet is no part of it.
         let bytes = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
         let packet = RequestInfo {
@@ -211,7 +212,7 @@ impl<R: RawLock> Engine<R> {
         };
         let hash = self.hasher.hash(&flow);
         if let Some(fate) = self.hit(hash, &packet, &headers) {
-            let action = self.cached_action(&fate, &packet);
+            let action = self.cached_action(hash, &fate, &packet);
             return settle(obligation, action, headers_known);
         }
         if let Some(reason) = self.permitted_unasked(&headers, &flow, policies) {
@@ -221,7 +222,7 @@ impl<R: RawLock> Engine<R> {
         // The verdict may have come since the look-up above; from here on it cannot.
         if let Some(fate) = self.hit(hash, &packet, &headers) {
             drop(packets);
-            let action = self.cached_action(&fate, &packet);
+            let action = self.cached_action(hash, &fate, &packet);
             return settle(obligation, action, headers_known);
         }
         let ask_each = policies.asks_each_packet();
@@ -238,29 +239,34 @@ impl<R: RawLock> Engine<R> {
         }
     }
 
-    /// The flow that a packet belongs to: that of its first fragment, if it is a later one.
-    fn flow_of(
+    /// The flow that a packet belongs to, and whether it is infrastructure: as its first fragment, if
+    /// it is a later one.
+    fn origin_of(
         &self,
         headers: &Headers,
         arrival: &Arrival,
         policies: Policies,
         now: Timestamp,
-    ) -> Result<FlowKey, Action> {
-        let flow = headers.flow_key(arrival.direction);
+    ) -> Result<fragments::Origin, Action> {
+        let direction = arrival.direction;
+        let origin = fragments::Origin {
+            flow: headers.flow_key(direction),
+            infrastructure: headers.is_infrastructure(),
+        };
         let Some(fragment) = &headers.fragment else {
-            return Ok(flow);
+            return Ok(origin);
         };
         match (headers.is_first_fragment(), policies.fragments()) {
             (true, FragmentPolicy::Follow) => {
                 let mut table = self.fragments.lock();
-                table.first(&self.hasher, headers, fragment, flow, now);
-                Ok(flow)
+                table.first(&self.hasher, headers, fragment, direction, origin, now);
+                Ok(origin)
             }
-            (true, _) => Ok(flow),
+            (true, _) => Ok(origin),
             (false, FragmentPolicy::Follow) => self
                 .fragments
                 .lock()
-                .later(&self.hasher, headers, fragment, now)
+                .later(&self.hasher, headers, fragment, direction, now)
                 .ok_or(Action::Drop(Reason::DroppedFragmentOrphan)),
             (false, FragmentPolicy::Block) => Err(Action::Block(Reason::BlockedFragment)),
             (false, FragmentPolicy::Permit) => Err(Action::Permit(Reason::PermittedFragment)),
@@ -273,12 +279,19 @@ impl<R: RawLock> Engine<R> {
     }
 
     /// What a cached fate does with a packet. On the way there a redirected packet makes sure that
-    /// its answers find the way back, which may have been evicted.
-    fn cached_action(&self, fate: &Fate, packet: &RequestInfo) -> Action {
+    /// its answers find the way back, which may have been evicted. If they have become another
+    /// flow's meanwhile, the redirected flow moves to another source port.
+    fn cached_action(&self, hash: u64, fate: &Fate, packet: &RequestInfo) -> Action {
         if let Fate::Verdict(verdict, Some(translation)) = fate
+            && translation.applies_to(packet.arrival.direction)
             && !self.claim(translation, *verdict, &packet.flow, packet.time)
         {
-            return Action::Drop(Reason::DroppedRedirectFull);
+            let moved = self.fate(*verdict, packet, packet.time);
+            // One that found no port now may find one for its next packet.
+            if matches!(moved, Fate::Verdict(_, Some(_))) {
+                self.flows.exchange(hash, &packet.flow, fate, moved);
+            }
+            return moved.action(packet, Met::Cached);
         }
         fate.action(packet, Met::Cached)
     }
@@ -349,8 +362,9 @@ impl<R: RawLock> Engine<R> {
 
     // ---- requests and verdicts ------------------------------------------------------------------
 
-    /// Says that somebody reads requests from now on, or that nobody does. Then
-    /// [`Engine::settle_abandoned`] has to settle what is held.
+    /// Says that somebody reads requests from now on, or that nobody does. What is held then is
+    /// settled by [`Engine::settle_abandoned`] or the [tick](Engine::tick), even if another reader
+    /// comes.
     pub fn set_reader(&self, reader: bool) {
         self.packets.lock().set_reader(reader);
     }
@@ -391,10 +405,17 @@ impl<R: RawLock> Engine<R> {
         now: Timestamp,
     ) -> Result<Releases<'_, R>, NotHeld> {
         let mut packets = self.packets.lock();
+        // A clearing from here on forgets this verdict, though it still decides what is held.
+        let epoch = self.flows.epoch();
         let decided = packets.decidable(id).map(|info| {
             let fate = self.fate(decision.verdict, &info, now);
             if decision.permanent {
-                Releases::of_flow(self, packets.decide_flow(id, decision, fate))
+                let decided = Decided {
+                    decision,
+                    fate,
+                    epoch,
+                };
+                Releases::of_flow(self, packets.decide_flow(id, decided))
             } else {
                 Releases::of_packet(self, packets.decide_packet(id, decision), fate)
             }
@@ -415,14 +436,16 @@ impl<R: RawLock> Engine<R> {
 
     // ---- time -----------------------------------------------------------------------------------
 
-    /// Settles the oldest held packet by the no-reader policy, if nobody reads. `None` when none is
-    /// held, or somebody does.
+    /// Settles the oldest packet that a reader left behind, by the no-reader policy. `None` when
+    /// there is none, or when another thread is letting that packet's flow go: the tick then settles
+    /// what remains.
     pub fn settle_abandoned(&self) -> Option<Releases<'_, R>> {
         release::abandoned(self)
     }
 
-    /// Settles one packet that has been held up to the hold limit, or goes on with a flow whose
-    /// packets were too many to let go at once. `None` when there is nothing to do now.
+    /// Goes on with a flow whose packets were too many to let go at once, or settles one packet that
+    /// a reader left behind or that has been held up to the hold limit. `None` when there is nothing
+    /// to do now. While packets keep coming there may always be something: callers bound their loop.
     pub fn tick(&self, now: Timestamp) -> Option<Releases<'_, R>> {
         release::due(self, now)
     }
@@ -441,7 +464,7 @@ impl<R: RawLock> Engine<R> {
     }
 
     /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its
-    /// verdict is not.
+    /// verdict is not, nor is the way back of a redirected one.
     pub fn update_verdict(&self, flow: &FlowKey, verdict: Verdict, now: Timestamp) -> bool {
         // The direction of an update is not known; flows that are redirected go out.
         let packet = RequestInfo {
@@ -453,21 +476,23 @@ impl<R: RawLock> Engine<R> {
             held_len: 0,
         };
         let hash = self.hasher.hash(flow);
-        if !self.flows.contains(hash, flow) {
+        if !self.flows.contains(hash, flow, &self.settings, now) {
             return false;
         }
         let fate = self.fate(verdict, &packet, now);
         self.flows.update(hash, flow, fate)
     }
 
-    /// Shows cached flows from `cursor` on (0 to begin) until `show` refuses one or a bounded part
+    /// Shows cached flows from `cursor` on (0 to begin), under a lock: `show` must not wait and must
+    /// not call the engine. It does so until `show` refuses one or a bounded part
     /// of the cache was looked at. Returns the cursor to go on from, 0 at the end.
     pub fn list_flows(&self, cursor: u64, show: impl FnMut(&FlowInfo) -> bool) -> u64 {
         self.flows.list(cursor, show)
     }
 
     /// Shows flows with traffic since they were last shown by this function, their bytes being that
-    /// traffic, until `show` refuses one. It comes first the next time.
+    /// traffic, until `show` refuses one. It comes first the next time. `show` is bound like that of
+    /// [`Engine::list_flows`].
     pub fn report_traffic(&self, show: impl FnMut(&FlowInfo) -> bool) {
         self.flows.report_traffic(show);
     }

@@ -23,7 +23,7 @@ const REQUEST: usize = 2;
 
 /// Room in the table of pending flows for each held packet: so sparse a table never lacks a place.
 const PENDING_ROOM: usize = 4;
-/// Ends remembered for each slot, to tell a verdict that comes too late what became of its packet.
+/// Ends remembered for each slot (fewer in the largest cache), to tell a verdict that comes too late what became of its packet.
 const ENDS_EACH: usize = 4;
 
 /// Whether user mode has been asked about a held packet.
@@ -72,13 +72,25 @@ struct Pending {
     packets: List<FLOW>,
     /// Requests raised and not decided.
     asked: u32,
-    /// Releases under way outside the lock; while there are any, nobody else releases or asks.
+    /// Releases under way outside the lock, or left to the tick; while there are any, nobody else
+    /// lets packets go by policy or asks, and the flow stays in the table. A decided flow always has
+    /// one.
     releasing: u32,
-    /// Set by a permanent verdict: its number, and the fate of the flow's packets.
-    decided: Option<(Decision, Fate)>,
+    /// Set by a permanent verdict.
+    decided: Option<Decided>,
     /// The next flow that was left to the tick.
     next_stalled: Option<Handle>,
     stats: FlowStats,
+}
+
+/// A permanent verdict for a flow whose packets are being let go.
+#[derive(Clone, Copy)]
+pub(crate) struct Decided {
+    pub(crate) decision: Decision,
+    /// What it means for the flow's packets.
+    pub(crate) fate: Fate,
+    /// The verdict cache's epoch when it was given: a verdict from before a clearing is not cached.
+    pub(crate) epoch: u32,
 }
 
 /// A packet that was taken out of the cache, but for its bytes.
@@ -93,7 +105,7 @@ pub(crate) enum Next {
     /// Let this one go, then ask again.
     Packet(Taken, Fate),
     /// All have gone: cache the flow's fate before anything else is held.
-    Cache(FlowKey, Fate, FlowStats),
+    Cache(FlowKey, Decided, FlowStats),
     /// Nothing.
     Done,
 }
@@ -144,13 +156,15 @@ pub(crate) struct PacketCache {
     requests: List<REQUEST>,
     blocks: BlockPool,
     pending: Table<FlowKey, Pending>,
-    /// Decided flows that still hold packets and that nobody releases: for the tick.
-    stalled: Option<Handle>,
+    /// First and last of the decided flows that nobody lets go any more: for the tick, in turn.
+    stalled: Option<(Handle, Handle)>,
     ends: Vec<Ended>,
     sequence: u64,
     slot_bits: u32,
     flow_packets: u32,
     reader: bool,
+    /// The last sequence number given when a reader went away: what is held up to it is nobody's.
+    abandoned: u64,
 }
 
 /// What a request's reader can see of its packet.
@@ -171,6 +185,9 @@ impl HeldPacket<'_> {
 impl PacketCache {
     pub(crate) fn try_new(capacities: &Capacities) -> Result<Self, OutOfMemory> {
         let packets = capacities.packets as usize;
+        let slot_bits = capacities.packets.next_power_of_two().trailing_zeros();
+        // An end is found by the sequence number in its id, of which v1 knows the low bits only.
+        let ends = (packets.next_power_of_two() * ENDS_EACH).min(1 << (32 - slot_bits));
         let mut slots = Slots(filled("held packets", packets, || Slot {
             links: [Link::NONE; 3],
             held: None,
@@ -188,28 +205,42 @@ impl PacketCache {
             blocks: BlockPool::try_new(capacities.packet_bytes as usize)?,
             pending: Table::try_new("pending flows", packets.saturating_mul(PENDING_ROOM))?,
             stalled: None,
-            ends: filled(
-                "ended packets",
-                packets.next_power_of_two() * ENDS_EACH,
-                || Ended {
-                    id: 0,
-                    outcome: VerdictOutcome::UnknownId,
-                    decision: 0,
-                },
-            )?,
+            ends: filled("ended packets", ends, || Ended {
+                id: 0,
+                outcome: VerdictOutcome::UnknownId,
+                decision: 0,
+            })?,
             sequence: 0,
-            slot_bits: capacities.packets.next_power_of_two().trailing_zeros(),
+            slot_bits,
             flow_packets: capacities.flow_packets,
             reader: false,
+            abandoned: 0,
         })
     }
 
     pub(crate) fn set_reader(&mut self, reader: bool) {
         self.reader = reader;
+        if !reader {
+            self.abandoned = self.sequence;
+        }
     }
 
-    pub(crate) fn has_reader(&self) -> bool {
-        self.reader
+    /// Whether a packet is held that a reader left behind.
+    pub(crate) fn holds_abandoned(&self) -> bool {
+        self.by_age
+            .front()
+            .is_some_and(|oldest| self.is_abandoned(oldest))
+    }
+
+    fn is_abandoned(&self, slot: u32) -> bool {
+        self.slots
+            .held(slot)
+            .is_some_and(|held| held.info.id.get() >> self.slot_bits <= self.abandoned)
+    }
+
+    /// Whether there is somebody to ask about a held packet.
+    fn may_ask(&self, slot: u32) -> bool {
+        self.reader && !self.is_abandoned(slot)
     }
 
     pub(crate) fn queued_requests(&self) -> u32 {
@@ -303,12 +334,14 @@ impl PacketCache {
         ask_each_packet: bool,
         counters: &Counters,
     ) -> Hold {
-        if !self.reader {
+        // What joins a flow that is being let go needs no reader, and must not overtake it.
+        if !self.reader && !self.is_decided(hash, &packet.flow) {
             return Hold::NoReader;
         }
         if !self.blocks.could_fit(bytes.len()) {
             return Hold::Refused(Reason::DroppedTooLarge);
         }
+        let mut request_raised = false;
         // Bound: a slot or a block is won each time, and MAX_CHAIN blocks are enough.
         for _ in 0..=MAX_CHAIN {
             if !self.free.is_empty() && self.blocks.fits(bytes.len()) {
@@ -317,7 +350,7 @@ impl PacketCache {
             if let Some(oldest) = self.by_age.front()
                 && let Some(flow) = self.evict(oldest, Reason::DroppedPacketCacheFull, counters)
             {
-                self.follow_up(flow, counters);
+                request_raised |= self.follow_up(flow, counters);
             }
         }
         let Some(pending) = self.pending_flow(hash, packet) else {
@@ -342,12 +375,13 @@ impl PacketCache {
         } else {
             None
         };
-        if let Some(slot) = ask {
+        if let Some(slot) = ask
+            && self.may_ask(slot)
+        {
             self.raise(slot, counters);
+            request_raised = true;
         }
-        Hold::Held {
-            request_raised: ask.is_some(),
-        }
+        Hold::Held { request_raised }
     }
 
     /// Puts a packet into a slot; room was made before.
@@ -364,6 +398,13 @@ impl PacketCache {
         });
         self.by_age.push_back(&mut self.slots, slot);
         Some(slot)
+    }
+
+    fn is_decided(&self, hash: u64, flow: &FlowKey) -> bool {
+        self.pending
+            .find(hash, flow)
+            .and_then(|handle| self.pending.get(handle))
+            .is_some_and(|flow| flow.decided.is_some())
     }
 
     fn pending_flow(&mut self, hash: u64, packet: &RequestInfo) -> Option<Handle> {
@@ -468,9 +509,9 @@ impl PacketCache {
             .find(id)
             .and_then(|(_, held)| self.pending.get(held.pending)?.decided);
         match decided {
-            Some((decision, _)) => Err(NotHeld {
+            Some(decided) => Err(NotHeld {
                 outcome: VerdictOutcome::AlreadyDecided,
-                first: decision.number(),
+                first: decided.decision.number(),
             }),
             None => Ok(*held.info),
         }
@@ -478,15 +519,10 @@ impl PacketCache {
 
     /// Decides a flow for good. `None` if its packets are already being let go, which then ends with
     /// this; else the caller has to let them go by [`PacketCache::next`].
-    pub(crate) fn decide_flow(
-        &mut self,
-        id: PacketId,
-        decision: Decision,
-        fate: Fate,
-    ) -> Option<Handle> {
+    pub(crate) fn decide_flow(&mut self, id: PacketId, decided: Decided) -> Option<Handle> {
         let pending = self.find(id)?.1.pending;
         let flow = self.pending.get_mut(pending)?;
-        flow.decided = Some((decision, fate));
+        flow.decided = Some(decided);
         if flow.releasing > 0 {
             return None;
         }
@@ -503,27 +539,24 @@ impl PacketCache {
         Some(taken)
     }
 
-    /// Takes the oldest packet, or none if it came after `before`. The caller lets it go, then calls
-    /// [`PacketCache::next`].
+    /// Takes the oldest packet, or none if it came after `before` or if others of its flow are on
+    /// their way: it must not overtake them. The caller lets it go, then calls [`PacketCache::next`].
     pub(crate) fn take_oldest(
         &mut self,
         before: Option<Timestamp>,
         outcome: VerdictOutcome,
-    ) -> Option<(Taken, Option<Fate>)> {
+    ) -> Option<Taken> {
         let slot = self.by_age.front()?;
         let held = self.slots.held(slot)?;
         if before.is_some_and(|before| held.info.time > before) {
             return None;
         }
-        let decided = self.pending.get(held.pending).and_then(|flow| flow.decided);
-        let taken = match decided {
-            Some((decision, _)) => {
-                self.take(slot, VerdictOutcome::AlreadyDecided, decision.number())
-            }
-            None => self.take(slot, outcome, 0),
-        }?;
+        if self.pending.get(held.pending)?.releasing > 0 {
+            return None;
+        }
+        let taken = self.take(slot, outcome, 0)?;
         self.begin_release(taken.pending);
-        Some((taken, decided.map(|(_, fate)| fate)))
+        Some(taken)
     }
 
     fn begin_release(&mut self, flow: Handle) {
@@ -537,17 +570,18 @@ impl PacketCache {
         let Some(flow) = self.pending.get_mut(handle) else {
             return Next::Done;
         };
-        if let Some((decision, fate)) = flow.decided
+        if let Some(decided) = flow.decided
             && flow.releasing == 1
         {
             let Some(front) = flow.packets.front() else {
                 return match self.pending.remove(handle) {
-                    Some((key, pending)) => Next::Cache(key, fate, pending.stats),
+                    Some((key, pending)) => Next::Cache(key, decided, pending.stats),
                     None => Next::Done,
                 };
             };
-            return match self.take(front, VerdictOutcome::AlreadyDecided, decision.number()) {
-                Some(taken) => Next::Packet(taken, fate),
+            let number = decided.decision.number();
+            return match self.take(front, VerdictOutcome::AlreadyDecided, number) {
+                Some(taken) => Next::Packet(taken, decided.fate),
                 None => Next::Done,
             };
         }
@@ -561,20 +595,29 @@ impl PacketCache {
         let Some(flow) = self.pending.get_mut(handle) else {
             return;
         };
-        flow.releasing = flow.releasing.saturating_sub(1);
-        if flow.releasing == 0 && flow.decided.is_some() {
-            flow.next_stalled = self.stalled.replace(handle);
+        if flow.releasing > 1 || flow.decided.is_none() {
+            flow.releasing = flow.releasing.saturating_sub(1);
+            self.follow_up(handle, counters);
+            return;
         }
-        self.follow_up(handle, counters);
+        // The list takes the release over, so that nobody else lets the flow's packets go.
+        self.stalled = Some(match self.stalled {
+            None => (handle, handle),
+            Some((first, last)) => {
+                if let Some(last) = self.pending.get_mut(last) {
+                    last.next_stalled = Some(handle);
+                }
+                (first, handle)
+            }
+        });
     }
 
     /// A flow that was left to the tick, to be let go by [`PacketCache::next`].
     pub(crate) fn unstall(&mut self) -> Option<Handle> {
-        let handle = self.stalled.take()?;
-        let flow = self.pending.get_mut(handle)?;
-        self.stalled = flow.next_stalled.take();
-        flow.releasing += 1;
-        Some(handle)
+        let (first, last) = self.stalled.take()?;
+        let next = self.pending.get_mut(first)?.next_stalled.take();
+        self.stalled = next.map(|next| (next, last));
+        Some(first)
     }
 
     /// Copies a packet's bytes into a buffer, if they are wanted, and frees them here. `allocate`
@@ -620,20 +663,25 @@ impl PacketCache {
         })
     }
 
-    /// After a packet of a flow has gone: asks for the next one, or forgets the flow.
-    fn follow_up(&mut self, flow: Handle, counters: &Counters) {
+    /// After a packet of a flow has gone: asks for the next one, or forgets the flow. Says whether a
+    /// request was raised.
+    fn follow_up(&mut self, flow: Handle, counters: &Counters) -> bool {
         let Some(pending) = self.pending.get(flow) else {
-            return;
+            return false;
         };
         if pending.releasing > 0 || pending.decided.is_some() {
-            return;
+            return false;
         }
         match pending.packets.front() {
             None => {
                 self.pending.remove(flow);
+                false
             }
-            Some(next) if pending.asked == 0 => self.raise(next, counters),
-            Some(_) => {}
+            Some(next) if pending.asked == 0 && self.may_ask(next) => {
+                self.raise(next, counters);
+                true
+            }
+            Some(_) => false,
         }
     }
 }

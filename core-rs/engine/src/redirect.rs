@@ -49,7 +49,7 @@ impl Translation {
         hash: u64,
         attempt: u16,
     ) -> Option<Self> {
-        if !matches!(flow.protocol, protocol::TCP | protocol::UDP) {
+        if !is_possible(flow) {
             return None;
         }
         let (_, source_port) = ends(flow, forward).0;
@@ -73,6 +73,11 @@ impl Translation {
             source: Some((source, self.source_port)),
             destination: Some(self.target),
         })
+    }
+
+    /// Whether packets of this direction are those that are redirected.
+    pub(crate) fn applies_to(&self, direction: Direction) -> bool {
+        direction == self.forward
     }
 
     /// Whether the flow goes to the target anyway.
@@ -121,6 +126,11 @@ impl WayBack {
     pub(crate) fn applies_to(&self, direction: Direction) -> bool {
         direction == self.direction
     }
+}
+
+/// Whether packets of the flow can be rewritten: TCP's and UDP's can.
+pub(crate) fn is_possible(flow: &FlowKey) -> bool {
+    matches!(flow.protocol, protocol::TCP | protocol::UDP)
 }
 
 /// Source and destination of a flow's packets that go this way.

@@ -1,10 +1,10 @@
 //! Held packets on their way out, one at a time and in order.
 
 use kext_sync::RawLock;
-use kext_types::{Event, RequestInfo, Timestamp, VerdictOutcome};
+use kext_types::{Event, Policy, RequestInfo, Timestamp, VerdictOutcome};
 
-use crate::action::{self, Action, Fate, Met, Release, Settled};
-use crate::packet_cache::{Next, Taken};
+use crate::action::{self, Action, Fate, Met, PolicyReasons, Release, Settled};
+use crate::packet_cache::{Decided, Next, PacketCache, Taken};
 use crate::table::Handle;
 use crate::{Engine, NotHeld};
 
@@ -74,11 +74,11 @@ impl<'a, R: RawLock> Releases<'a, R> {
                     let action = fate.action(&taken.info, Met::Held);
                     (taken, action)
                 }
-                Next::Cache(key, fate, stats) => {
+                Next::Cache(key, Decided { fate, epoch, .. }, stats) => {
                     let hash = engine.hasher.hash(&key);
                     engine
                         .flows
-                        .insert(hash, key, fate, stats, &engine.counters);
+                        .insert(hash, key, fate, stats, epoch, &engine.counters);
                     return None;
                 }
                 Next::Done => return None,
@@ -113,43 +113,51 @@ impl<R: RawLock> Drop for Releases<'_, R> {
     }
 }
 
-/// The oldest held packet, if nobody reads.
+/// The oldest packet that a reader left behind.
 pub(crate) fn abandoned<R: RawLock>(engine: &Engine<R>) -> Option<Releases<'_, R>> {
     let mut packets = engine.packets.lock();
-    if packets.has_reader() {
+    if !packets.holds_abandoned() {
         return None;
     }
-    let policy = engine.settings.policies().no_reader();
-    let by_policy = Action::of_policy(policy, &action::NO_READER);
-    let (taken, fate) = packets.take_oldest(None, VerdictOutcome::Abandoned)?;
-    drop(packets);
-    Some(settled(engine, taken, fate, by_policy))
+    // Its flow may be one of these.
+    if let Some(flow) = packets.unstall() {
+        return Some(Releases::of_flow(engine, Some(flow)));
+    }
+    take_abandoned(engine, &mut packets)
 }
 
-/// The next thing that time has brought about: a flow left over, or a packet held for too long.
+/// The next thing that time has brought about.
 pub(crate) fn due<R: RawLock>(engine: &Engine<R>, now: Timestamp) -> Option<Releases<'_, R>> {
     let mut packets = engine.packets.lock();
     if let Some(flow) = packets.unstall() {
         return Some(Releases::of_flow(engine, Some(flow)));
     }
+    if packets.holds_abandoned() {
+        return take_abandoned(engine, &mut packets);
+    }
     let limit = u64::try_from(engine.settings.hold_limit().as_nanos()).unwrap_or(u64::MAX);
     let before = Timestamp::from_nanos(now.as_nanos().checked_sub(limit)?);
-    let (taken, fate) = packets.take_oldest(Some(before), VerdictOutcome::Expired)?;
-    drop(packets);
+    let taken = packets.take_oldest(Some(before), VerdictOutcome::Expired)?;
     let policy = engine.settings.policies().hold_limit();
-    let by_policy = Action::of_policy(policy, &action::HOLD_LIMIT);
-    Some(settled(engine, taken, fate, by_policy))
+    Some(by_policy(engine, taken, policy, &action::HOLD_LIMIT))
 }
 
-/// A packet that goes by its flow's fate if that is known, else by policy.
-fn settled<R: RawLock>(
-    engine: &Engine<R>,
+fn take_abandoned<'a, R: RawLock>(
+    engine: &'a Engine<R>,
+    packets: &mut PacketCache,
+) -> Option<Releases<'a, R>> {
+    let taken = packets.take_oldest(None, VerdictOutcome::Abandoned)?;
+    let policy = engine.settings.policies().no_reader();
+    Some(by_policy(engine, taken, policy, &action::NO_READER))
+}
+
+fn by_policy<'a, R: RawLock>(
+    engine: &'a Engine<R>,
     taken: Taken,
-    fate: Option<Fate>,
-    by_policy: Action,
-) -> Releases<'_, R> {
-    let action = fate.map_or(by_policy, |fate| fate.action(&taken.info, Met::Held));
-    Releases::of_taken(engine, Some((taken, action)))
+    policy: Policy,
+    reasons: &PolicyReasons,
+) -> Releases<'a, R> {
+    Releases::of_taken(engine, Some((taken, Action::of_policy(policy, reasons))))
 }
 
 impl NotHeld {

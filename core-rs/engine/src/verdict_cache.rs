@@ -4,7 +4,7 @@
 //! Clearing it is a new epoch: entries of an older one are dead and make room first.
 
 use kext_packet::Headers;
-use kext_sync::atomic::{AtomicU32, Ordering};
+use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_sync::{Lock, RawLock};
 use kext_types::{Event, FlowKey, ProcessId, RequestInfo, Timestamp, Verdict};
 
@@ -72,7 +72,7 @@ pub(crate) struct VerdictCache<R> {
     shards: Vec<Lock<R, Shard>>,
     epoch: AtomicU32,
     /// Where the next report of traffic begins.
-    report_cursor: Lock<R, usize>,
+    report_cursor: AtomicU64,
 }
 
 impl Flow {
@@ -84,6 +84,11 @@ impl Flow {
             stats,
             reported: [0; 2],
         }
+    }
+
+    /// Whether this is no way back, which belongs to another flow.
+    fn has_verdict(&self) -> bool {
+        matches!(self.fate, Fate::Verdict(..))
     }
 
     fn verdict(&self) -> Verdict {
@@ -119,7 +124,7 @@ impl<R: RawLock> VerdictCache<R> {
                 Ok(Lock::new(Table::try_new("the verdict cache", each)?))
             })?,
             epoch: AtomicU32::new(0),
-            report_cursor: Lock::new(0),
+            report_cursor: AtomicU64::new(0),
         })
     }
 
@@ -129,7 +134,8 @@ impl<R: RawLock> VerdictCache<R> {
         self.shards.get((hash >> 28) as usize % SHARDS)
     }
 
-    fn epoch(&self) -> u32 {
+    /// The number of times that the cache was cleared.
+    pub(crate) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
     }
 
@@ -163,17 +169,20 @@ impl<R: RawLock> VerdictCache<R> {
         Some(flow.fate)
     }
 
-    /// Caches a flow's fate, in place of what was cached for it.
+    /// Caches a flow's fate, in place of what was cached for it. Nothing is cached if the cache was
+    /// cleared after `epoch`, when the fate was decided.
     pub(crate) fn insert(
         &self,
         hash: u64,
         key: FlowKey,
         fate: Fate,
         stats: FlowStats,
+        epoch: u32,
         counters: &Counters,
     ) {
-        let epoch = self.epoch();
-        if let Some(shard) = self.shard(hash) {
+        if let Some(shard) = self.shard(hash)
+            && epoch == self.epoch()
+        {
             let flow = Flow::new(fate, Origin::Verdict, epoch, stats);
             put(&mut shard.lock(), hash, key, flow, epoch, counters);
         }
@@ -210,25 +219,40 @@ impl<R: RawLock> VerdictCache<R> {
         true
     }
 
-    /// Whether a flow is cached.
-    pub(crate) fn contains(&self, hash: u64, key: &FlowKey) -> bool {
+    /// Whether a flow is cached with a verdict of its own, and has not been idle for too long.
+    pub(crate) fn contains(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        now: Timestamp,
+    ) -> bool {
         let epoch = self.epoch();
         self.shard(hash).is_some_and(|shard| {
-            shard
-                .lock()
-                .find_mut(hash, key)
-                .is_some_and(|flow| flow.epoch == epoch)
+            shard.lock().find_mut(hash, key).is_some_and(|flow| {
+                flow.epoch == epoch && flow.has_verdict() && !flow.is_idle(settings, now)
+            })
         })
     }
 
-    /// Replaces the fate of a cached flow. `false` if it is not cached.
+    /// Gives a cached flow a new fate in place of `old`, if it still has that.
+    pub(crate) fn exchange(&self, hash: u64, key: &FlowKey, old: &Fate, new: Fate) {
+        if let Some(shard) = self.shard(hash)
+            && let Some(flow) = shard.lock().find_mut(hash, key)
+            && flow.fate == *old
+        {
+            flow.fate = new;
+        }
+    }
+
+    /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none.
     pub(crate) fn update(&self, hash: u64, key: &FlowKey, fate: Fate) -> bool {
         let epoch = self.epoch();
         let Some(shard) = self.shard(hash) else {
             return false;
         };
         match shard.lock().find_mut(hash, key) {
-            Some(flow) if flow.epoch == epoch => {
+            Some(flow) if flow.epoch == epoch && flow.has_verdict() => {
                 flow.fate = fate;
                 flow.origin = Origin::Update;
                 true
@@ -266,13 +290,15 @@ impl<R: RawLock> VerdictCache<R> {
     /// for it and holds nothing.
     pub(crate) fn report_traffic(&self, mut show: impl FnMut(&FlowInfo) -> bool) {
         let epoch = self.epoch();
-        let mut cursor = self.report_cursor.lock();
         let positions = self.positions();
+        // Two reports at once may begin at one place, but no traffic is told twice.
+        let start = self.report_cursor.load(Ordering::Relaxed);
+        let mut cursor = usize::try_from(start).unwrap_or_default();
         let mut left = positions;
         // Bound: one round of the cache in steps of LIST_POSITIONS, each with locks of its own.
         while left > 0 {
             let step = left.min(LIST_POSITIONS);
-            let visited = self.visit(*cursor, step, |key, flow| {
+            let visited = self.visit(cursor, step, |key, flow| {
                 let [told_out, told_in] = flow.reported;
                 let [out, inbound] = flow.stats.bytes;
                 let traffic = [
@@ -292,11 +318,12 @@ impl<R: RawLock> VerdictCache<R> {
                 shown
             });
             left -= visited.looked_at.clamp(1, left);
-            *cursor = if visited.next >= positions {
+            cursor = if visited.next >= positions {
                 0
             } else {
                 visited.next
             };
+            self.report_cursor.store(cursor as u64, Ordering::Relaxed);
             if visited.stopped {
                 return;
             }

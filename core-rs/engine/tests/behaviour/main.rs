@@ -1,0 +1,12 @@
+//! The engine's rules, one test each, through its public interface.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bounds;
+mod classes;
+mod flows;
+mod readers;
+mod redirects;
+mod releases;
+mod verdicts;
