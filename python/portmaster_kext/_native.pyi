@@ -118,8 +118,8 @@ class Flow:
         """The verdict that stands for the flow."""
     @property
     def origin(self) -> str:
-        """Why it is cached: `"verdict"`, `"update"`, or `"return"` for the way back of a redirected
-        flow."""
+        """Why it is cached: `"verdict"`, `"update"`, or `"way_back"` for the answers of a
+        redirected flow."""
     @property
     def process_id(self) -> int | None:
         """The process that the flow belongs to; None when unknown."""
@@ -179,7 +179,10 @@ class ReplayReport:
 
 @final
 class Session:
-    """The Rust client's session. `portmaster_kext.Kext` is the public face of it."""
+    """The Rust client's session, and the iterator of its requests.
+
+    `portmaster_kext.Kext` is the public face of it.
+    """
 
     def __new__(
         cls, device: str, local: list[str], output: str | None, realtime: bool, config: Config
@@ -190,8 +193,9 @@ class Session:
     @property
     def closed(self) -> bool:
         """Whether the session has been closed."""
-    def next_request(self) -> VerdictRequest | None:
-        """The next request; None at the end of the capture or of the session."""
+    def __iter__(self) -> Session: ...
+    def __next__(self) -> VerdictRequest:
+        """The next request; ends with the capture or the session."""
     def set_verdict(self, packet_id: int, verdict: int, permanent: bool) -> None:
         """Decide a held packet by a verdict's number, 2 to 6."""
     def get_payload(self, packet_id: int) -> bytes:

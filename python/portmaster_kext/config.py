@@ -122,6 +122,10 @@ class Config:
         object.__setattr__(self, "fragments", fragments)
         for field in ("infrastructure", "broadcast", "multicast", "fast_track"):
             object.__setattr__(self, field, _member(Special, field, getattr(self, field)))
+        for field in ("redirect_dns", "redirect_tunnel"):
+            target = getattr(self, field)
+            if not isinstance(target, RedirectTarget):
+                raise ConfigError(f"{field} is {target!r}, and must be a RedirectTarget")
 
     def ask_all(self) -> Config:
         """This configuration with every special class asked for, so that each flow is."""

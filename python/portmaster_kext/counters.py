@@ -95,6 +95,14 @@ class Counters(Mapping[str, int]):
     def __len__(self) -> int:
         return len(self._reasons)
 
+    def __eq__(self, other: object) -> bool:
+        # A mapping would compare the reasons alone.
+        if not isinstance(other, Counters):
+            return NotImplemented
+        return (self._reasons, self._events) == (other._reasons, other._events)
+
+    __hash__ = None  # type: ignore[assignment] # as for every mapping
+
     def __str__(self) -> str:
         """The balance, then one line for each reason that happened."""
         sums = " + ".join(f"{name} {self._sums[name]:,}" for name in DISPOSITIONS)

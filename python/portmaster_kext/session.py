@@ -11,11 +11,19 @@ from typing import TypeAlias
 from portmaster_kext import _native
 from portmaster_kext.config import Config
 from portmaster_kext.counters import Counters
-from portmaster_kext.errors import ClosedError, InvalidVerdictError, UnknownIdError
+from portmaster_kext.errors import CaptureError, ClosedError, InvalidVerdictError, UnknownIdError
 from portmaster_kext.verdicts import Verdict
 
-Network: TypeAlias = str | ipaddress.IPv4Network | ipaddress.IPv6Network
+Network: TypeAlias = (
+    str
+    | ipaddress.IPv4Network
+    | ipaddress.IPv6Network
+    | ipaddress.IPv4Address
+    | ipaddress.IPv6Address
+)
 """A network such as `"192.0.2.0/24"`, or one address."""
+
+_REPLAY = "replay:"
 
 _PAGE = 1024
 """Flows asked for in one call."""
@@ -24,7 +32,7 @@ _PAGE = 1024
 def open(  # noqa: A001 - `pk.open` reads like what it is
     device: str,
     *,
-    local: Iterable[Network] = (),
+    local: Network | Iterable[Network] = (),
     output: str | os.PathLike[str] | None = None,
     realtime: bool = False,
     ask_all: bool = False,
@@ -47,17 +55,41 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
     needs them to work: neighbour discovery, DHCP, broadcast, multicast. `config` sets everything.
 
     Raises `DeviceError` for a device string that is not understood or not served here,
-    `CaptureError` for a file that is no capture or an output that cannot be written, `ConfigError`
-    for a value out of range, and `ValueError` for a network that is none.
+    `CaptureError` for a file that is no capture or an output that cannot be written or is the
+    capture itself, `ConfigError` for a value out of range, and `ValueError` for a network that is
+    none.
     """
     settings = config if config is not None else Config()
     if ask_all:
         settings = settings.ask_all()
-    if isinstance(local, str):
+    # A network is iterable too, address by address.
+    if isinstance(local, Network):
         local = (local,)
-    networks = [str(ipaddress.ip_network(network, strict=False)) for network in local]
-    path = None if output is None else os.fspath(output)
+    networks = [network(one) for one in local]
+    path = None if output is None else os.fsdecode(output)
+    if path is not None and device.startswith(_REPLAY):
+        capture = device.removeprefix(_REPLAY)
+        if same_file(path, capture):
+            raise CaptureError(f"{path}: is the capture itself; name another file for the output")
     return Kext(_native.Session(device, networks, path, realtime, settings))
+
+
+def network(value: Network) -> str:
+    """The network as text. Raises `ValueError` if it is none, `TypeError` for another type."""
+    if not isinstance(value, Network):
+        raise TypeError(f"a network is text such as '192.0.2.0/24', not {value!r}")
+    found = ipaddress.ip_network(value, strict=False)
+    if "%" in str(found):
+        raise ValueError(f"{value!r} has a scope, which captures do not tell; leave it out")
+    return str(found)
+
+
+def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether both paths lead to one file; no if either leads to none."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
 
 
 class Kext:
@@ -88,18 +120,17 @@ class Kext:
         """The requests. Raises `ClosedError` on a closed session."""
         if self.closed:
             raise ClosedError("this session is closed; open the device again to get requests")
-        return self
+        # Not this object: between its `__next__` and the loop a signal could lose a request.
+        return self._native
 
     def __next__(self) -> _native.VerdictRequest:
         """The next request; waits for it.
 
-        Ctrl-C ends the wait with `KeyboardInterrupt`, and no request is lost by it. Raises
-        `CaptureError` if a capture cannot be read to its end, after all that could be.
+        Ctrl-C ends the wait with `KeyboardInterrupt`. In a `for` loop no request is lost by it; one
+        that `next` has taken, and that has not been assigned yet, would be. Raises `CaptureError`
+        if a capture cannot be read to its end, after all that could be.
         """
-        request = self._native.next_request()
-        if request is None:
-            raise StopIteration
-        return request
+        return next(self._native)
 
     def set_verdict(
         self,

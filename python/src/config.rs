@@ -1,6 +1,7 @@
 //! `portmaster_kext.config.Config` to and from the client's configuration.
 
 use kext_types::{Address, Config, FragmentPolicy, IpVersion, Policy, RedirectTarget, Special};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
@@ -15,6 +16,11 @@ const MODULE: &str = "portmaster_kext.config";
 /// Reads a Python `Config`. Ranges are the client's to check; what does not fit a field's width, or
 /// is no number, is refused here.
 pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
+    let kind = CONFIG.import(config.py(), MODULE, "Config")?;
+    if !config.is_instance(kind)? {
+        let message = format!("config is {}, and must be a Config", config.repr()?);
+        return Err(PyTypeError::new_err(message));
+    }
     Ok(Config {
         no_reader: member(config, "no_reader", Policy::from_number)?,
         unparsable: member(config, "unparsable", Policy::from_number)?,
@@ -25,11 +31,11 @@ pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
         multicast: member(config, "multicast", Special::from_number)?,
         fast_track: member(config, "fast_track", Special::from_number)?,
         ask_each_packet: config.getattr("ask_each_packet")?.is_truthy()?,
-        loop_limit: number(config, "loop_limit")?,
-        hold_limit_ms: number(config, "hold_limit_ms")?,
-        flow_idle_ms: number(config, "flow_idle_ms")?,
-        flow_closed_ms: number(config, "flow_closed_ms")?,
-        replies_per_second: number(config, "replies_per_second")?,
+        loop_limit: number(config, "loop_limit", "1 to 255")?,
+        hold_limit_ms: number(config, "hold_limit_ms", "100 to 600000")?,
+        flow_idle_ms: number(config, "flow_idle_ms", "1000 to 86400000")?,
+        flow_closed_ms: number(config, "flow_closed_ms", "1000 to 86400000")?,
+        replies_per_second: number(config, "replies_per_second", "0 to 1000000")?,
         redirect_dns: target(config, "redirect_dns")?,
         redirect_tunnel: target(config, "redirect_tunnel")?,
     })
@@ -66,17 +72,25 @@ pub(crate) fn write<'py>(py: Python<'py>, config: &Config) -> PyResult<Bound<'py
     CONFIG.import(py, MODULE, "Config")?.call((), Some(&fields))
 }
 
-fn number<T: TryFrom<i128>>(config: &Bound<'_, PyAny>, field: &str) -> PyResult<T> {
-    let value = config.getattr(field)?;
-    value
-        .extract::<i128>()
-        .ok()
-        .and_then(|number| T::try_from(number).ok())
-        .ok_or_else(|| errors::config(format!("{field} is {value}, and must be a number in range")))
+/// A field that is a number; `range` is for the message.
+fn number<T: TryFrom<i128>>(config: &Bound<'_, PyAny>, field: &str, range: &str) -> PyResult<T> {
+    fit(&config.getattr(field)?, field, range)
+}
+
+fn fit<T: TryFrom<i128>>(value: &Bound<'_, PyAny>, name: &str, range: &str) -> PyResult<T> {
+    let number: Option<i128> = value.extract().ok();
+    match number.and_then(|number| T::try_from(number).ok()) {
+        Some(fitting) => Ok(fitting),
+        None => Err(errors::config(format!(
+            "{name} is {}, and must be a number from {range}",
+            value.repr()?
+        ))),
+    }
 }
 
 fn member<T>(config: &Bound<'_, PyAny>, field: &str, of: fn(u8) -> Option<T>) -> PyResult<T> {
-    let value = number(config, field)?;
+    // The Python class has made a member of it, so only its own enumeration can be too large.
+    let value = number(config, field, "0 to 255")?;
     of(value).ok_or_else(|| errors::config(format!("{field} is {value}, which stands for nothing")))
 }
 
@@ -85,6 +99,10 @@ fn target(config: &Bound<'_, PyAny>, field: &str) -> PyResult<RedirectTarget> {
     Ok(RedirectTarget {
         v4: Address::v4(target.getattr("v4")?.getattr("packed")?.extract()?),
         v6: Address::v6(target.getattr("v6")?.getattr("packed")?.extract()?),
-        port: number(&target, "port")?,
+        port: fit(
+            &target.getattr("port")?,
+            &format!("{field}.port"),
+            "1 to 65535",
+        )?,
     })
 }

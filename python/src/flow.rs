@@ -1,8 +1,6 @@
 //! `Flow`: a flow whose verdict is cached.
 
-use std::net::SocketAddr;
-
-use kext_client::{FlowEntry, FlowOrigin};
+use kext_types::{FlowInfo, FlowOrigin};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -11,13 +9,13 @@ use crate::vocabulary;
 /// A flow whose verdict is cached, with its traffic so far.
 #[pyclass(module = "portmaster_kext", frozen)]
 pub(crate) struct Flow {
-    entry: FlowEntry,
+    entry: FlowInfo,
     local: PyOnceLock<Py<PyAny>>,
     remote: PyOnceLock<Py<PyAny>>,
 }
 
-impl From<FlowEntry> for Flow {
-    fn from(entry: FlowEntry) -> Self {
+impl From<FlowInfo> for Flow {
+    fn from(entry: FlowInfo) -> Self {
         Self {
             entry,
             local: PyOnceLock::new(),
@@ -70,7 +68,7 @@ impl Flow {
         match self.entry.origin {
             FlowOrigin::Verdict => "verdict",
             FlowOrigin::Update => "update",
-            FlowOrigin::Return => "return",
+            FlowOrigin::WayBack => "way_back",
         }
     }
 
@@ -109,16 +107,15 @@ impl Flow {
         self.entry.last_seen.as_nanos()
     }
 
-    fn __repr__(&self) -> String {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let key = &self.entry.flow;
-        let local = SocketAddr::new(key.local.to_ip(key.version), key.local_port);
-        let remote = SocketAddr::new(key.remote.to_ip(key.version), key.remote_port);
-        format!(
-            "<Flow protocol {} {local} <-> {remote}: {:?}, {} packets out, {} in>",
-            key.protocol,
-            self.entry.verdict,
+        let (local, remote) = vocabulary::ends(key);
+        Ok(format!(
+            "<Flow {} {local} <-> {remote}: {}, {} packets out, {} in>",
+            vocabulary::protocol_name(key.protocol),
+            vocabulary::verdict(py, self.entry.verdict)?.str()?,
             self.entry.outbound.packets,
             self.entry.inbound.packets
-        )
+        ))
     }
 }

@@ -1,11 +1,10 @@
 //! `VerdictRequest`: a held packet that waits for a verdict.
 
 use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kext_client::{ReceivedRequest, Session};
-use kext_types::{Direction, Verdict, protocol};
+use kext_types::{Direction, Verdict};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -163,23 +162,8 @@ impl VerdictRequest {
             Direction::Outbound => ("->", "outbound"),
             Direction::Inbound => ("<-", "inbound"),
         };
-        let local = SocketAddr::new(flow.local.to_ip(flow.version), flow.local_port);
-        let remote = SocketAddr::new(flow.remote.to_ip(flow.version), flow.remote_port);
-        let name = protocol_name(flow.protocol);
+        let (local, remote) = vocabulary::ends(&flow);
+        let name = vocabulary::protocol_name(flow.protocol);
         format!("<VerdictRequest {id:?}: {way} {name} {local} {arrow} {remote}, {size} bytes>")
-    }
-}
-
-/// The usual name of a transport protocol, else its number.
-fn protocol_name(number: u8) -> String {
-    match number {
-        protocol::TCP => "TCP".to_owned(),
-        protocol::UDP => "UDP".to_owned(),
-        protocol::ICMP => "ICMP".to_owned(),
-        protocol::ICMPV6 => "ICMPv6".to_owned(),
-        protocol::SCTP => "SCTP".to_owned(),
-        protocol::DCCP => "DCCP".to_owned(),
-        protocol::UDP_LITE => "UDP-Lite".to_owned(),
-        _ => format!("protocol {number}"),
     }
 }

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kext_client::{Counter, Error, IpNet, OpenOptions, PayloadMode, Received, Wait};
+use kext_client::{
+    BadDevice, Counter, Device, Error, IpNet, OpenOptions, PayloadMode, Received, Wait,
+};
 use kext_types::{Decision, Verdict};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyString};
 
 use crate::errors::{self, raise};
 use crate::flow::Flow;
@@ -18,11 +20,24 @@ use crate::request::VerdictRequest;
 /// The longest wait without a look at signals, so that Ctrl-C is never later than this.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// The Rust client's session.
+/// The Rust client's session, and the iterator of its requests.
 #[pyclass(module = "portmaster_kext._native", frozen)]
 pub(crate) struct Session {
     session: Arc<kext_client::Session>,
-    device: String,
+    device: Py<PyString>,
+}
+
+/// Reads a device string. A file name keeps bytes that are not UTF-8, which Python has as lone
+/// surrogates (PEP 383).
+fn parse(device: &Bound<'_, PyString>) -> PyResult<Device> {
+    let parsed = device.to_string_lossy().parse();
+    match parsed.map_err(|bad: BadDevice| raise(bad.into()))? {
+        Device::Replay(_) => {
+            let file = device.call_method1("removeprefix", ("replay:",))?;
+            Ok(Device::Replay(file.extract()?))
+        }
+        other => Ok(other),
+    }
 }
 
 /// Sets one verdict, for the session and for a request of it.
@@ -43,7 +58,7 @@ impl Session {
     #[new]
     fn new(
         py: Python<'_>,
-        device: String,
+        device: Bound<'_, PyString>,
         local: Vec<String>,
         output: Option<PathBuf>,
         realtime: bool,
@@ -61,18 +76,19 @@ impl Session {
             config: crate::config::read(config)?,
             ..OpenOptions::default()
         };
+        let parsed = parse(&device)?;
         let session = py
-            .detach(|| kext_client::Session::open(&device, options))
+            .detach(|| kext_client::Session::open_device(parsed, options))
             .map_err(raise)?;
         Ok(Self {
             session: Arc::new(session),
-            device,
+            device: device.unbind(),
         })
     }
 
     #[getter]
-    fn device(&self) -> &str {
-        &self.device
+    fn device(&self, py: Python<'_>) -> Py<PyString> {
+        self.device.clone_ref(py)
     }
 
     #[getter]
@@ -80,7 +96,11 @@ impl Session {
         self.session.is_closed()
     }
 
-    fn next_request(&self, py: Python<'_>) -> PyResult<Option<VerdictRequest>> {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<VerdictRequest>> {
         // Ends with the capture, the session, an error or a signal's exception.
         loop {
             let received = py.detach(|| {
@@ -89,6 +109,7 @@ impl Session {
             });
             match received {
                 // A signal that came meanwhile is not looked at here: the request would be lost.
+                // A `for` loop over this iterator binds the request before it looks.
                 Ok(Received::Batch(batch)) => {
                     let session = Arc::clone(&self.session);
                     let request = batch.requests.into_iter().next();

@@ -1,6 +1,8 @@
-//! The package's own enumerations, looked up once.
+//! What requests and flows have in common: enumerations, addresses, names of protocols.
 
-use kext_types::{Address, Direction, IpVersion, Verdict};
+use std::net::SocketAddr;
+
+use kext_types::{Address, Direction, FlowKey, IpVersion, Verdict, protocol};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -35,4 +37,41 @@ pub(crate) fn address(
         Ok(address.to_ip(version).into_pyobject(py)?.unbind())
     })?;
     Ok(made.clone_ref(py))
+}
+
+/// The local and the remote end as text, with the port where the protocol has ports.
+pub(crate) fn ends(flow: &FlowKey) -> (String, String) {
+    let end = |address: Address, port| {
+        let ip = address.to_ip(flow.version);
+        if port == 0 && !has_ports(flow.protocol) {
+            ip.to_string()
+        } else {
+            SocketAddr::new(ip, port).to_string()
+        }
+    };
+    (
+        end(flow.local, flow.local_port),
+        end(flow.remote, flow.remote_port),
+    )
+}
+
+const fn has_ports(number: u8) -> bool {
+    matches!(
+        number,
+        protocol::TCP | protocol::UDP | protocol::UDP_LITE | protocol::DCCP | protocol::SCTP
+    )
+}
+
+/// The usual name of a transport protocol, else its number.
+pub(crate) fn protocol_name(number: u8) -> String {
+    match number {
+        protocol::TCP => "TCP".to_owned(),
+        protocol::UDP => "UDP".to_owned(),
+        protocol::ICMP => "ICMP".to_owned(),
+        protocol::ICMPV6 => "ICMPv6".to_owned(),
+        protocol::SCTP => "SCTP".to_owned(),
+        protocol::DCCP => "DCCP".to_owned(),
+        protocol::UDP_LITE => "UDP-Lite".to_owned(),
+        _ => format!("protocol {number}"),
+    }
 }

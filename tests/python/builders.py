@@ -87,3 +87,12 @@ def write(folder: Path, *packets: bytes, name: str = "x.pcap") -> str:
     path = folder / name
     path.write_bytes(pcap(*packets))
     return str(path)
+
+
+def slow(folder: Path) -> str:
+    """A file of two packets, the second an hour after the first; its path."""
+    later = bytearray(record(frame(syn(81))))
+    later[:4] = (START + 3_600).to_bytes(4, "little")
+    path = folder / "slow.pcap"
+    path.write_bytes(header() + record(frame(syn(80))) + later)
+    return str(path)

@@ -24,7 +24,7 @@ def run() -> Run:
 
     def run(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "portmaster_kext.cli", *map(str, arguments)],
+            [sys.executable, "-m", "portmaster_kext", *map(str, arguments)],
             capture_output=True,
             encoding="utf-8",
             timeout=60,

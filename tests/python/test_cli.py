@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -227,6 +228,12 @@ def test_a_policy_may_use_dataclasses_and_payload(run, capture, policy):
 
 FAILING = {
     "raises": ("    raise RuntimeError('mine')", "RuntimeError: mine"),
+    "exits-for-good": ("    raise BaseException('mine')", "BaseException: mine"),
+    "bad-repr": (
+        "    class Odd:\n        def __repr__(self):\n            1 / 0\n    return Odd()",
+        "(Odd)",
+    ),
+    "wrong-arity": ("    decide(request)", "missing 1 required positional argument"),
     "exits": ("    raise SystemExit(0)", "SystemExit"),
     "string": ("    return 'accept'", "decide() returned 'accept' (str)"),
     "number": ("    return 99", "decide() returned 99 (int)"),
@@ -250,6 +257,16 @@ def test_a_failing_policy_still_gives_a_balanced_summary(run, capture, policy, b
         assert re.search(r"seen \d+ = ", done.stdout)
 
 
+@pytest.mark.parametrize("format_", ["jsonl", "table"])
+def test_a_policy_that_closes_behind_the_back_of_the_loop(run, tmp_path, policy, format_):
+    slow = builders.slow(tmp_path)
+    path = policy(
+        "import threading\ndef decide(request, kext):\n    threading.Timer(0.2, kext.close).start()"
+    )
+    arguments = ("--policy", path, "--realtime", "--format", format_)
+    assert "policy closed the session" in run("replay", slow, *arguments, check=1).stderr
+
+
 def test_a_traceback_points_into_the_policy(run, capture, policy):
     path = policy("def decide(request, kext):\n    return 1 / 0")
     stderr = run("replay", capture, "--policy", path, check=1).stderr
@@ -263,6 +280,8 @@ UNUSABLE = {
     "not-callable": ("decide = 5", "decide is a int, not a function"),
     "syntax": ("def decide(:", "SyntaxError"),
     "raises": ("1 / 0", "ZeroDivisionError"),
+    "exits": ("raise SystemExit(0)", "SystemExit"),
+    "import": ("import no_such_module_at_all", "ModuleNotFoundError"),
     "null-byte": ("x = '\0'", "cannot be loaded"),
 }
 
@@ -273,6 +292,7 @@ def test_a_file_that_is_no_policy(run, capture, policy, text, says):
     done = run("replay", capture, "--policy", path, check=2)
     assert says in done.stderr
     assert path in done.stderr
+    assert "portmaster_kext/cli" not in done.stderr, "only the policy's own frames"
     assert done.stdout == ""
 
 
@@ -292,6 +312,7 @@ def test_a_missing_policy(run, capture):
         ["replay", "x", "--format", "xml"],
         ["replay", "x", "--local", "10.0.0.0/99"],
         ["replay", "x", "y"],
+        ["replay", "x", "--real"],
     ],
 )
 def test_bad_arguments(run, arguments):
@@ -332,6 +353,44 @@ def test_an_output_that_cannot_be_written(run, capture, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_the_output_replaces_neither_capture_nor_policy(run, capture, policy):
+    path = policy("def decide(request, kext):\n    return None")
+    for option, file in (("capture", capture), ("policy", path)):
+        with open(file, "rb") as opened:
+            before = opened.read()
+        done = run("replay", capture, "--policy", path, "--output", file, check=2)
+        assert option in done.stderr
+        with open(file, "rb") as opened:
+            assert opened.read() == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is full")
+@pytest.mark.parametrize("arguments", [["version"], ["replay"]])
+def test_a_full_disk_is_said(capture, arguments):
+    command = [sys.executable, "-m", "portmaster_kext", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command + [capture] * (arguments == ["replay"]),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("portmaster-kext: the output cannot be written: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("at_load", [True, False])
+def test_an_interrupt_inside_the_policy(run, capture, policy, at_load):
+    text = "raise KeyboardInterrupt" if at_load else "def decide(*_):\n    raise KeyboardInterrupt"
+    done = run("replay", capture, "--policy", policy(text), "--format", "jsonl", check=130)
+    assert done.stderr == "portmaster-kext: interrupted\n"
+    if not at_load:
+        assert summary_of(done)["seen"] == 1
+
+
 def test_the_output_holds_what_left(run, capture, policy, tmp_path):
     scapy = pytest.importorskip("scapy.all")
     path = policy(
@@ -349,7 +408,7 @@ def test_the_output_holds_what_left(run, capture, policy, tmp_path):
 
 
 def test_a_reader_that_goes_away_is_no_error_message(capture):
-    command = [sys.executable, "-m", "portmaster_kext.cli", "replay", capture]
+    command = [sys.executable, "-m", "portmaster_kext", "replay", capture]
     with subprocess.Popen(
         [*command, "--format", "jsonl"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -360,17 +419,12 @@ def test_a_reader_that_goes_away_is_no_error_message(capture):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
 def test_ctrl_c_gives_the_summary(tmp_path):
-    path = tmp_path / "slow.pcap"
-    later = bytearray(record(frame(syn(81))))
-    later[:4] = (builders.START + 3_600).to_bytes(4, "little")
-    path.write_bytes(header() + record(frame(syn(80))) + later)
-    command = [sys.executable, "-m", "portmaster_kext.cli", "replay", str(path)]
+    command = [sys.executable, "-m", "portmaster_kext", "replay", builders.slow(tmp_path)]
     with subprocess.Popen(
         [*command, "--format", "jsonl", "--realtime"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**__import__("os").environ, "PYTHONUNBUFFERED": "1"},
     ) as process:
         assert json.loads(process.stdout.readline())["remote_port"] == 80
         time.sleep(0.2)
@@ -382,24 +436,58 @@ def test_ctrl_c_gives_the_summary(tmp_path):
     assert json.loads(out)["seen"] == 1
 
 
-def test_a_progress_bar_on_a_terminal(tmp_path):
+@pytest.fixture
+def on_a_terminal(tmp_path):
+    """Replays three requests under a slow policy; what standard error shows on a terminal."""
     pty = pytest.importorskip("pty")
-    import os
-
     path = builders.write(tmp_path, *(syn(80) for _ in range(3)))
-    slow = tmp_path / "slow.py"
-    slow.write_text(
-        "import time\n"
-        "def decide(request, kext):\n"
-        "    time.sleep(0.15)\n"
-        "    request.accept(permanent=False)\n"
-    )
-    master, terminal = pty.openpty()
-    command = [sys.executable, "-m", "portmaster_kext.cli", "replay", path, "--policy", str(slow)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, timeout=30)
-    os.close(terminal)
-    shown = os.read(master, 65_536).decode()
-    os.close(master)
-    assert done.returncode == 0
+
+    def on_a_terminal(last: str, *options: str, check: int = 0) -> str:
+        slow = tmp_path / "slow.py"
+        slow.write_text(
+            "import time\n"
+            "count = 0\n"
+            "def decide(request, kext):\n"
+            "    global count\n"
+            "    count += 1\n"
+            "    time.sleep(0.15)\n"
+            f"    {last}\n"
+            "    request.accept(permanent=False)\n"
+        )
+        master, terminal = pty.openpty()
+        command = [sys.executable, "-m", "portmaster_kext", "replay", path, "--policy", str(slow)]
+        done = subprocess.run(
+            [*command, *options], stdout=subprocess.DEVNULL, stderr=terminal, timeout=30
+        )
+        os.close(terminal)
+        shown = b""
+        try:
+            while chunk := os.read(master, 65_536):
+                shown += chunk
+        except OSError:  # how Linux tells the end
+            pass
+        os.close(master)
+        assert done.returncode == check
+        return shown.decode()
+
+    return on_a_terminal
+
+
+ERASED = "\r\x1b[K"
+
+
+def test_a_progress_bar_on_a_terminal(on_a_terminal):
+    shown = on_a_terminal("pass")
     assert re.search(r"\[#+ *\] +\d+%", shown)
-    assert shown.endswith("\r\x1b[K"), "it takes itself away"
+    assert shown.endswith(ERASED), "it takes itself away"
+
+
+def test_the_bar_is_gone_before_an_error_is_told(on_a_terminal):
+    shown = on_a_terminal("assert count < 3", check=1)
+    assert re.search(r"\[#+ *\] +\d+%", shown)
+    assert ERASED + "portmaster-kext: Traceback" in shown
+    assert shown.count(ERASED) == 1
+
+
+def test_no_bar_among_the_lines_of_a_program(on_a_terminal):
+    assert on_a_terminal("pass", "--format", "jsonl") == ""

@@ -45,11 +45,14 @@ def test_every_field_goes_there_and_back(opened):
     ("field", "value", "says"),
     [
         ("loop_limit", 0, "1 to 255"),
-        ("loop_limit", 256, "in range"),
+        ("loop_limit", 256, "loop_limit is 256, and must be a number from 1 to 255"),
+        ("hold_limit_ms", "5", "hold_limit_ms is '5', .* 100 to 600000"),
+        ("flow_closed_ms", 2**32, "1000 to 86400000"),
         ("hold_limit_ms", 99, "100 to 600000"),
         ("flow_idle_ms", 86_400_001, "86400000"),
-        ("replies_per_second", -1, "in range"),
+        ("replies_per_second", -1, "0 to 1000000"),
         ("redirect_dns", pk.RedirectTarget(0), "1 to 65535"),
+        ("redirect_tunnel", pk.RedirectTarget(65_536), r"redirect_tunnel\.port .* 1 to 65535"),
     ],
 )
 def test_a_value_out_of_range_is_named_and_changes_nothing(opened, field, value, says):
@@ -68,6 +71,16 @@ def test_a_policy_that_is_none_is_refused_with_those_that_are():
         pk.Config(no_reader=2)  # type: ignore[arg-type]
     with pytest.raises(pk.ConfigError, match=r"FragmentPolicy\.FOLLOW"):
         pk.Config(fragments="follow")  # type: ignore[arg-type]
+    with pytest.raises(pk.ConfigError, match=r"redirect_dns is None, .* RedirectTarget"):
+        pk.Config(redirect_dns=None)  # type: ignore[arg-type]
+
+
+def test_something_else_than_a_configuration_is_refused(opened):
+    with pytest.raises(TypeError, match="must be a Config"):
+        opened(syn(80), config={"loop_limit": 3})
+    kext = opened(syn(80))
+    with pytest.raises(TypeError, match="must be a Config"):
+        kext.config = None
 
 
 def test_ask_all_asks_for_broadcast_and_multicast(opened):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import pickle
 import struct
+import sys
 
 import builders
 import portmaster_kext as pk
@@ -39,6 +42,27 @@ def test_what_is_wrong_with_a_device_is_said(device, says):
 def test_a_local_network_that_is_none(opened):
     with pytest.raises(ValueError, match="nonsense"):
         opened(syn(80), local=["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("local", "error", "says"),
+    [
+        (["fe80::1%eth0"], ValueError, "scope"),
+        ([10], TypeError, "10"),
+        ([None], TypeError, "None"),
+        (["10.0.0.0/8", "10.0.0.0/99"], ValueError, "10.0.0.0/99"),
+    ],
+)
+def test_a_wrong_network_is_named(opened, local, error, says):
+    with pytest.raises(error, match=says):
+        opened(syn(80), local=local)
+
+
+def test_a_network_is_not_taken_address_by_address(opened):
+    for local in (ipaddress.ip_network("192.0.0.0/8"), ipaddress.ip_address("192.0.2.10")):
+        kext = opened(syn(80), local=local)
+        next(kext).accept()
+        assert str(local) in kext.replay_report().local
 
 
 def test_local_may_be_one_string_an_address_or_a_network(opened):
@@ -113,6 +137,33 @@ def test_a_folder_is_no_capture(tmp_path):
 def test_an_output_that_cannot_be_written(opened, tmp_path):
     with pytest.raises(pk.CaptureError, match=r"no-such-folder"):
         opened(syn(80), output=tmp_path / "no-such-folder" / "out.pcapng")
+
+
+@pytest.mark.parametrize("link", [None, "symlink", "hardlink"])
+def test_the_output_never_replaces_the_capture(tmp_path, link):
+    path = builders.write(tmp_path, syn(80))
+    output = path
+    if link is not None:
+        output = str(tmp_path / "other.pcapng")
+        (os.symlink if link == "symlink" else os.link)(path, output)
+    with pytest.raises(pk.CaptureError, match="the capture itself"):
+        pk.open(f"replay:{path}", output=output)
+    assert len(list(pk.open(f"replay:{path}"))) == 1, "it is as it was"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
+def test_a_file_name_need_not_be_utf_8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.pcap"
+    with open(path, "wb") as file:
+        file.write(builders.pcap(syn(80)))
+    device = f"replay:{os.fsdecode(path)}"
+    output = os.fsencode(tmp_path) + b"/\xfe.pcapng"
+    with pk.open(device, output=output) as kext:
+        assert kext.device == device
+        assert len([r.accept() for r in kext]) == 1
+    assert os.path.getsize(output) > 0
+    with pytest.raises(pk.DeviceError):
+        pk.open("\udcff")
 
 
 LOOP = b"\x00\x00" + bytes(6)

@@ -60,6 +60,12 @@ def test_an_ipv6_address_has_brackets_in_the_repr(opened):
     assert "inbound UDP [2001:db8::1]:5000 <- [2001:db8::2]:53" in text
 
 
+def test_a_protocol_without_ports_has_none_in_the_repr(opened):
+    echo = builders.ipv4(builders.CLIENT, builders.SERVER, 1, b"\x08" + bytes(7))
+    kext = opened(echo)
+    assert "outbound ICMP 192.0.2.10 -> 198.51.100.20, 28 bytes" in repr(next(kext))
+
+
 @pytest.mark.parametrize("verdict", list(pk.Verdict))
 @pytest.mark.parametrize("permanent", [True, False])
 def test_every_verdict_can_be_set(opened, verdict, permanent):
@@ -203,6 +209,11 @@ def test_counters_are_a_mapping_by_reason(opened):
     assert repr(counters).startswith("<Counters seen=3,")
     held.accept()
     assert counters.held == 1, "a snapshot does not move"
+    assert counters == counters
+    assert counters != kext.counters()
+    same = pk.Counters([("permitted_cache", 0, 1), ("seen", 255, 1)])
+    assert same == pk.Counters([("permitted_cache", 0, 1), ("seen", 255, 1)])
+    assert same != pk.Counters([("permitted_cache", 0, 1), ("seen", 255, 2)])
 
 
 def test_an_imbalance_would_be_seen():
@@ -227,7 +238,11 @@ def test_flows_tell_their_traffic(opened):
     assert flow.bytes_out == len(packets[0]) + len(packets[2])
     assert flow.bytes_in == len(packets[1])
     assert flow.last_seen - flow.first_seen == 2_000_000
-    assert "443" not in repr(flow)
+    assert repr(flow) == (
+        "<Flow TCP 192.0.2.10:50000 <-> 198.51.100.20:80: accept, 2 packets out, 1 in>"
+    )
+    with pytest.raises(AttributeError):
+        flow.verdict = pk.Verdict.DROP
     kext.clear_cache()
     assert list(kext.flows()) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -57,11 +58,7 @@ def test_one_verdict_of_many_wins(opened):
 @pytest.fixture
 def slow(tmp_path):
     """The path of a capture whose second packet comes an hour after its first."""
-    path = tmp_path / "slow.pcap"
-    later = bytearray(record(frame(syn(81))))
-    later[:4] = (builders.START + 3_600).to_bytes(4, "little")
-    path.write_bytes(header() + record(frame(syn(80))) + later)
-    return path
+    return builders.slow(tmp_path)
 
 
 def test_closing_from_another_thread_ends_the_loop(slow):
@@ -77,6 +74,65 @@ def test_closing_from_another_thread_ends_the_loop(slow):
     assert time.monotonic() - begun < 0.2
     assert got == [80]
     assert kext.counters().balanced
+
+
+def test_the_last_counters_are_those_of_the_end(tmp_path):
+    path = tmp_path / "long.pcap"
+    # One flow: after its verdict the reader presents packet after packet and asks no more.
+    path.write_bytes(header() + record(frame(syn(80))) * 100_000)
+
+    def read(kext: pk.Kext) -> None:
+        # Closed before the first verdict, if the reader is slow to start.
+        with contextlib.suppress(pk.ClosedError):
+            for request in kext:
+                request.accept()
+
+    for delay_ms in range(10):
+        kext = pk.open(f"replay:{path}", local=[builders.CLIENT])
+        reader = threading.Thread(target=read, args=(kext,))
+        reader.start()
+        time.sleep(delay_ms / 1_000)
+        kext.close()
+        reader.join(5)
+        assert not reader.is_alive()
+        counters = kext.counters()
+        assert counters.balanced
+        assert counters.seen == kext.replay_report().presented
+
+
+class AlarmError(Exception):
+    """What the signal handler below raises."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer that signals")
+def test_no_request_is_lost_by_a_signal_in_a_loop(opened):
+    def handler(_signal, _frame):
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    alarms = 0
+    try:
+        for _ in range(20):
+            kext = opened(*(syn(port) for port in range(1, 1_001)))
+            got, last = set(), None
+            while True:
+                try:
+                    # Once, within the run, so that no handler is interrupted by another.
+                    signal.setitimer(signal.ITIMER_REAL, 0.000_2)
+                    for last in kext:
+                        got.add(last.id)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    break
+                except AlarmError:
+                    alarms += 1
+                    if last is not None:
+                        got.add(last.id)
+            assert len(got) == 1_000
+            kext.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert alarms > 0
 
 
 INTERRUPTED = """

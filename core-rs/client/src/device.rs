@@ -1,5 +1,6 @@
 //! Device strings: how a device is named.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -60,6 +61,17 @@ fn missing(needs: &str) -> String {
     }
 }
 
+/// The device string; not exact for a file name that is not UTF-8.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replay(file) => write!(f, "replay:{}", file.display()),
+            Self::NfQueue(queue) => write!(f, "nfqueue:{queue}"),
+            Self::Driver => f.write_str(DRIVER),
+        }
+    }
+}
+
 impl FromStr for Device {
     type Err = BadDevice;
 
@@ -96,6 +108,13 @@ mod tests {
         );
         assert_eq!("nfqueue:7".parse(), Ok(Device::NfQueue(7)));
         assert_eq!(r"\\.\portmasterkext".parse(), Ok(Device::Driver));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for text in ["replay:a:b.pcap", "nfqueue:65535", DRIVER] {
+            assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
+        }
     }
 
     #[test]

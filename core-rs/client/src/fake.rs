@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use kext_hosts::replay::ReplayReport;
 use kext_types::{
-    Address, Arrival, Capacities, Config, Direction, Event, FlowKey, Interface, IpVersion,
-    PacketId, Reason, RequestInfo, Timestamp, Verdict, VerdictOutcome, protocol,
+    Address, Arrival, Capacities, Config, Direction, Event, FlowInfo, FlowKey, FlowOrigin,
+    Interface, IpVersion, PacketId, Reason, RequestInfo, Timestamp, Traffic, Verdict,
+    VerdictOutcome, protocol,
 };
 use kext_wire::config::ConfigMessage;
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
-use kext_wire::flows::{FlowEntry, FlowOrigin, ListFlowsRequest, ListFlowsWriter, Traffic};
+use kext_wire::flows::{ListFlowsRequest, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse, write_held};
 use kext_wire::receive::{ReceiveRequest, ReceiveWriter};
@@ -34,7 +35,7 @@ pub(crate) struct State {
     pub(crate) queue: VecDeque<RequestInfo>,
     pub(crate) held: HashMap<u64, Vec<u8>>,
     pub(crate) settled: HashMap<u64, Outcome>,
-    pub(crate) flows: Vec<FlowEntry>,
+    pub(crate) flows: Vec<FlowInfo>,
     pub(crate) config: Config,
     pub(crate) seen: u64,
     pub(crate) ended: u64,
@@ -43,6 +44,10 @@ pub(crate) struct State {
     pub(crate) shut_down: bool,
     pub(crate) closed: u32,
     cancels: u64,
+    /// Reads that wait now.
+    pub(crate) waiting: u32,
+    /// How long a cancelled read goes on; if not zero, it presents one more packet by then.
+    pub(crate) linger: Duration,
     /// Answers this instead of anything else, if set.
     pub(crate) answer: Option<Result<Vec<u8>, Status>>,
 }
@@ -60,8 +65,8 @@ pub(crate) fn flow(local_port: u16) -> FlowKey {
 }
 
 /// A cached flow.
-pub(crate) fn cached(local_port: u16) -> FlowEntry {
-    FlowEntry {
+pub(crate) fn cached(local_port: u16) -> FlowInfo {
+    FlowInfo {
         flow: flow(local_port),
         verdict: Verdict::Accept,
         origin: FlowOrigin::Verdict,
@@ -116,6 +121,15 @@ impl Fake {
                 return Err(Status::FILE_CLOSED);
             }
             if state.cancels != cancels {
+                let linger = state.linger;
+                drop(state);
+                if !linger.is_zero() {
+                    std::thread::sleep(linger);
+                    self.stage(|state| {
+                        state.seen += 1;
+                        state.ended += 1;
+                    });
+                }
                 return Err(Status::CANCELLED);
             }
             if state.at_end {
@@ -127,7 +141,9 @@ impl Fake {
             if left.is_zero() {
                 break;
             }
+            state.waiting += 1;
             state = self.changed.wait_timeout(state, left).unwrap().0;
+            state.waiting -= 1;
         }
         let mut writer = ReceiveWriter::new(output, request.max_requests, request.payload)?;
         while let Some(info) = state.queue.front().copied() {

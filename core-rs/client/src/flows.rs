@@ -2,7 +2,7 @@
 
 use std::vec;
 
-use kext_wire::flows::FlowEntry;
+use kext_types::FlowInfo;
 
 use crate::{Error, Session};
 
@@ -10,7 +10,7 @@ use crate::{Error, Session};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowPage {
     /// The flows; may be none before the end.
-    pub flows: Vec<FlowEntry>,
+    pub flows: Vec<FlowInfo>,
     /// The cursor of the next part; `None` at the end.
     pub next: Option<u64>,
 }
@@ -18,7 +18,7 @@ pub struct FlowPage {
 /// Every flow of the verdict cache, a page at a time. Ends after the first error.
 pub struct Flows<'a> {
     session: &'a Session,
-    page: vec::IntoIter<FlowEntry>,
+    page: vec::IntoIter<FlowInfo>,
     next: Option<u64>,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Flows<'a> {
 }
 
 impl Iterator for Flows<'_> {
-    type Item = Result<FlowEntry, Error>;
+    type Item = Result<FlowInfo, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {

@@ -33,7 +33,6 @@ pub use flows::{FlowPage, Flows};
 pub use ipnet::IpNet;
 pub use kext_hosts::replay::{ReplayError, ReplayReport};
 pub use kext_wire::counters::Counter;
-pub use kext_wire::flows::{FlowEntry, FlowOrigin, Traffic};
 pub use kext_wire::hello::{Features, HelloResponse, HostKind};
 pub use kext_wire::receive::{PayloadMode, ReceivedRequest};
 pub use receive::{Batch, MAX_MESSAGE, Received, Request, Wait};

@@ -1,8 +1,10 @@
 //! A session: one owner's open device.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use kext_hosts::replay::{ReplayHost, ReplayOptions, ReplayReport};
@@ -38,6 +40,8 @@ pub struct Session {
     caller: Caller,
     hello: HelloResponse,
     closed: AtomicBool,
+    /// Calls that are under way; closing waits for them.
+    under_way: AtomicUsize,
     /// Held while closing, so that a second close returns when the first is done.
     closing: Mutex<()>,
     end: OnceLock<Counters>,
@@ -46,11 +50,12 @@ pub struct Session {
 impl Session {
     /// Opens a device by its name; [`crate::FORMS`] lists the forms.
     pub fn open(device: &str, options: OpenOptions) -> Result<Self, Error> {
-        let unsupported = |needs| BadDevice::Unsupported {
-            device: device.to_owned(),
-            needs,
-        };
-        match device.parse()? {
+        Self::open_device(device.parse()?, options)
+    }
+
+    /// Opens a device. Unlike [`Session::open`] this takes a file name that is not UTF-8.
+    pub fn open_device(device: Device, options: OpenOptions) -> Result<Self, Error> {
+        let needs = match device {
             Device::Replay(file) => {
                 let options = ReplayOptions {
                     local: options.local,
@@ -59,11 +64,13 @@ impl Session {
                     config: options.config,
                     capacities: options.capacities,
                 };
-                Self::over(Box::new(ReplayHost::open(&file, options)?))
+                return Self::over(Box::new(ReplayHost::open(&file, options)?));
             }
-            Device::NfQueue(_) => Err(unsupported("linux").into()),
-            Device::Driver => Err(unsupported("windows").into()),
-        }
+            Device::NfQueue(_) => "linux",
+            Device::Driver => "windows",
+        };
+        let device = device.to_string();
+        Err(BadDevice::Unsupported { device, needs }.into())
     }
 
     /// A session over an open transport: says hello.
@@ -74,6 +81,7 @@ impl Session {
             caller,
             hello,
             closed: AtomicBool::new(false),
+            under_way: AtomicUsize::new(0),
             closing: Mutex::new(()),
             end: OnceLock::new(),
         })
@@ -87,13 +95,16 @@ impl Session {
     /// Waits for verdict requests and takes at most `most` of them, 1 to 4,096; each is given
     /// once. Fewer come where the payload asked for would pass [`crate::MAX_MESSAGE`] bytes.
     pub fn receive(&self, most: u32, payload: PayloadMode, wait: Wait) -> Result<Received, Error> {
-        self.open_or_err()?;
-        receive::receive(&self.caller, most, payload, wait)
+        let _call = self.enter()?;
+        match receive::receive(&self.caller, most, payload, wait) {
+            Err(Error::Cancelled) if self.is_closed() => Err(Error::Closed),
+            received => received,
+        }
     }
 
     /// Decides one held packet. Anything else than success is an error.
     pub fn set_verdict(&self, id: u64, decision: Decision) -> Result<(), Error> {
-        self.open_or_err()?;
+        let _call = self.enter()?;
         let mut outcome = Err(Error::UnknownId { id });
         calls::set_verdicts(&self.caller, &[(id, decision)], |answer| outcome = answer)?;
         outcome
@@ -105,7 +116,7 @@ impl Session {
         &self,
         verdicts: &[(u64, Decision)],
     ) -> Result<Vec<Result<(), Error>>, Error> {
-        self.open_or_err()?;
+        let _call = self.enter()?;
         let mut outcomes = Vec::with_capacity(verdicts.len());
         // As many calls as the slice needs.
         for part in verdicts.chunks(kext_wire::MAX_BATCH as usize) {
@@ -116,7 +127,7 @@ impl Session {
 
     /// The bytes of a held packet from its IP header on; it stays held.
     pub fn get_payload(&self, id: u64) -> Result<Vec<u8>, Error> {
-        self.open_or_err()?;
+        let _call = self.enter()?;
         calls::read_payload(&self.caller, id)
     }
 
@@ -134,13 +145,13 @@ impl Session {
 
     /// The configuration in force.
     pub fn config(&self) -> Result<Config, Error> {
-        self.open_or_err()?;
+        let _call = self.enter()?;
         calls::config(&self.caller)
     }
 
     /// Puts a configuration in force, and tells the one that is.
     pub fn set_config(&self, config: &Config) -> Result<Config, Error> {
-        self.open_or_err()?;
+        let _call = self.enter()?;
         config.validate().map_err(Error::InvalidConfig)?;
         calls::set_config(&self.caller, config)
     }
@@ -148,7 +159,7 @@ impl Session {
     /// A part of the verdict cache, at most `most` flows (1 to 4,096). Begins with cursor 0 and
     /// goes on with [`FlowPage::next`].
     pub fn list_flows(&self, cursor: u64, most: u32) -> Result<FlowPage, Error> {
-        self.open_or_err()?;
+        let _call = self.enter()?;
         calls::list_flows(&self.caller, cursor, most)
     }
 
@@ -159,7 +170,7 @@ impl Session {
 
     /// Empties the verdict cache; held packets stay held.
     pub fn clear_cache(&self) -> Result<(), Error> {
-        self.open_or_err()?;
+        let _call = self.enter()?;
         self.caller.call(ControlCode::ClearCache, &[], &mut [])?;
         Ok(())
     }
@@ -176,18 +187,19 @@ impl Session {
 
     /// Whether the session has been closed, or is being closed.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Ends the session: waits end, held packets are settled by the no-reader policy, the last
-    /// counters are kept and the device is closed. Closing again does nothing. The session is
-    /// closed also if this fails.
+    /// counters are kept and the device is closed. Returns when every call of other threads has.
+    /// Closing again does nothing. The session is closed also if this fails.
     pub fn close(&self) -> Result<(), Error> {
         // Nothing is left half done by a panic while this is held.
         let _closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.closed.swap(true, Ordering::AcqRel) {
+        if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.wait_for_calls();
         let shutdown = match self.caller.call(ControlCode::ShutdownRequest, &[], &mut []) {
             Ok(_) | Err(Error::Closed) => Ok(()),
             Err(error) => Err(error),
@@ -200,12 +212,36 @@ impl Session {
         shutdown.and(counters).and(close)
     }
 
-    fn open_or_err(&self) -> Result<(), Error> {
-        if self.is_closed() {
-            Err(Error::Closed)
-        } else {
-            Ok(())
+    /// Ends every call under way. One that went on would move packets after the last counters were
+    /// taken, or while they are.
+    fn wait_for_calls(&self) {
+        // Bound: new calls are refused by now, and each round ends all that wait. A call that had
+        // not begun to wait in one round does not hear of it, so it is told again.
+        while self.under_way.load(Ordering::SeqCst) > 0 {
+            self.caller.transport().cancel();
+            thread::sleep(Duration::from_micros(100));
         }
+    }
+
+    /// Begins a call, unless the session is closed.
+    fn enter(&self) -> Result<Call<'_>, Error> {
+        // In this order, and closing the other way round: either this call sees that the session
+        // is closed, or closing sees this call.
+        self.under_way.fetch_add(1, Ordering::SeqCst);
+        let call = Call(&self.under_way);
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        Ok(call)
+    }
+}
+
+/// A call that is under way, until this is dropped.
+struct Call<'a>(&'a AtomicUsize);
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

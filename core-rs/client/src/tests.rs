@@ -192,6 +192,23 @@ fn a_closed_session_keeps_its_last_counters_only() {
 }
 
 #[test]
+fn the_last_counters_are_taken_when_every_call_has_ended() {
+    let (fake, session) = open();
+    fake.stage(|state| state.linger = Duration::from_millis(50));
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| session.receive(1, PayloadMode::None, Wait::Forever).err());
+        while fake.stage(|state| state.waiting) == 0 {
+            thread::yield_now();
+        }
+        session.close().unwrap();
+        let error = reader.join().unwrap();
+        assert!(matches!(error, Some(Error::Closed)), "{error:?}");
+    });
+    // The packet that the reader still moved on its way out is counted.
+    assert_eq!(session.counters().unwrap().seen(), 1);
+}
+
+#[test]
 fn dropping_a_session_closes_it() {
     let (fake, session) = open();
     drop(session);

@@ -1,16 +1,14 @@
 //! What is counted for a flow, held or cached.
 
 use kext_packet::{Headers, TcpFlags, TransportInfo};
-use kext_types::{Direction, ProcessId, RequestInfo, Timestamp};
+use kext_types::{Direction, ProcessId, RequestInfo, Timestamp, Traffic};
 
 /// A flow's traffic, and how far its TCP connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowStats {
     pub(crate) process_id: Option<ProcessId>,
-    /// Packets by [`Direction`].
-    pub(crate) packets: [u64; 2],
-    /// Bytes by [`Direction`], IP headers included.
-    pub(crate) bytes: [u64; 2],
+    /// Outbound and inbound.
+    pub(crate) traffic: [Traffic; 2],
     pub(crate) first_seen: Timestamp,
     pub(crate) last_seen: Timestamp,
     closing: u8,
@@ -25,8 +23,10 @@ impl FlowStats {
     pub(crate) const fn new(now: Timestamp) -> Self {
         Self {
             process_id: None,
-            packets: [0; 2],
-            bytes: [0; 2],
+            traffic: [Traffic {
+                packets: 0,
+                bytes: 0,
+            }; 2],
             first_seen: now,
             last_seen: now,
             closing: 0,
@@ -36,12 +36,10 @@ impl FlowStats {
     /// Adds a packet of the flow.
     pub(crate) fn add(&mut self, packet: &RequestInfo, headers: &Headers) {
         let direction = packet.arrival.direction;
-        let index = usize::from(direction.number());
-        if let Some(packets) = self.packets.get_mut(index) {
-            *packets = packets.saturating_add(1);
-        }
-        if let Some(bytes) = self.bytes.get_mut(index) {
-            *bytes = bytes.saturating_add(packet.size.into());
+        let [outbound, inbound] = &mut self.traffic;
+        match direction {
+            Direction::Outbound => outbound.add(packet.size.into()),
+            Direction::Inbound => inbound.add(packet.size.into()),
         }
         self.process_id = packet.arrival.process_id.or(self.process_id);
         self.last_seen = self.last_seen.max(packet.time);

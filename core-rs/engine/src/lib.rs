@@ -39,7 +39,7 @@ mod verdict_cache;
 use kext_packet::Headers;
 use kext_sync::{Lock, RawLock};
 use kext_types::{
-    Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowKey,
+    Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowInfo, FlowKey,
     FragmentPolicy, PacketId, Reason, RequestInfo, Timestamp, Verdict,
 };
 
@@ -48,7 +48,6 @@ pub use counters::{Counters, Obligation, Totals};
 pub use memory::OutOfMemory;
 pub use packet_cache::{Delivery, HeldPacket, NotHeld};
 pub use release::Releases;
-pub use verdict_cache::{FlowInfo, Origin};
 
 use action::{Fate, Met};
 use fragments::FragmentTable;

@@ -6,7 +6,7 @@
 use kext_packet::Headers;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_sync::{Lock, RawLock};
-use kext_types::{Event, FlowKey, ProcessId, RequestInfo, Timestamp, Verdict};
+use kext_types::{Event, FlowInfo, FlowKey, FlowOrigin, RequestInfo, Timestamp, Traffic, Verdict};
 
 use crate::action::Fate;
 use crate::counters::Counters;
@@ -24,46 +24,13 @@ const LIST_POSITIONS: usize = 4_096;
 /// How many of them it looks at under one lock.
 const LOCKED_POSITIONS: usize = 64;
 
-/// Why a flow is in the verdict cache. The numbers are those of the extended interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Origin {
-    /// A permanent verdict.
-    Verdict = 0,
-    /// An update by 5-tuple.
-    Update = 1,
-    /// It carries the answers of a redirected flow.
-    WayBack = 2,
-}
-
-/// A cached flow, as listings show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowInfo {
-    /// The 5-tuple.
-    pub key: FlowKey,
-    /// Its verdict; on a way back that of the redirected flow.
-    pub verdict: Verdict,
-    /// Why it is cached.
-    pub origin: Origin,
-    /// The process id, 0 if unknown.
-    pub process_id: u64,
-    /// Packets, outbound and inbound.
-    pub packets: [u64; 2],
-    /// Bytes, IP headers included, outbound and inbound.
-    pub bytes: [u64; 2],
-    /// When its first packet came.
-    pub first_seen: Timestamp,
-    /// When its last packet came.
-    pub last_seen: Timestamp,
-}
-
 struct Flow {
     fate: Fate,
-    origin: Origin,
+    origin: FlowOrigin,
     epoch: u32,
     stats: FlowStats,
-    /// Bytes by direction that [`VerdictCache::report_traffic`] has told already.
-    reported: [u64; 2],
+    /// Traffic by direction that [`VerdictCache::report_traffic`] has told already.
+    reported: [Traffic; 2],
 }
 
 type Shard = Table<FlowKey, Flow>;
@@ -76,13 +43,13 @@ pub(crate) struct VerdictCache<R> {
 }
 
 impl Flow {
-    fn new(fate: Fate, origin: Origin, epoch: u32, stats: FlowStats) -> Self {
+    fn new(fate: Fate, origin: FlowOrigin, epoch: u32, stats: FlowStats) -> Self {
         Self {
             fate,
             origin,
             epoch,
             stats,
-            reported: [0; 2],
+            reported: [Traffic::default(); 2],
         }
     }
 
@@ -99,13 +66,14 @@ impl Flow {
     }
 
     fn info(&self, key: &FlowKey) -> FlowInfo {
+        let [outbound, inbound] = self.stats.traffic;
         FlowInfo {
-            key: *key,
+            flow: *key,
             verdict: self.verdict(),
             origin: self.origin,
-            process_id: self.stats.process_id.map_or(0, ProcessId::get),
-            packets: self.stats.packets,
-            bytes: self.stats.bytes,
+            process_id: self.stats.process_id,
+            outbound,
+            inbound,
             first_seen: self.stats.first_seen,
             last_seen: self.stats.last_seen,
         }
@@ -183,7 +151,7 @@ impl<R: RawLock> VerdictCache<R> {
         if let Some(shard) = self.shard(hash)
             && epoch == self.epoch()
         {
-            let flow = Flow::new(fate, Origin::Verdict, epoch, stats);
+            let flow = Flow::new(fate, FlowOrigin::Verdict, epoch, stats);
             put(&mut shard.lock(), hash, key, flow, epoch, counters);
         }
     }
@@ -214,7 +182,7 @@ impl<R: RawLock> VerdictCache<R> {
             }
             return flow.fate == fate;
         }
-        let flow = Flow::new(fate, Origin::WayBack, epoch, FlowStats::new(now));
+        let flow = Flow::new(fate, FlowOrigin::WayBack, epoch, FlowStats::new(now));
         put(&mut shard, hash, key, flow, epoch, counters);
         true
     }
@@ -254,7 +222,7 @@ impl<R: RawLock> VerdictCache<R> {
         match shard.lock().find_mut(hash, key) {
             Some(flow) if flow.epoch == epoch && flow.has_verdict() => {
                 flow.fate = fate;
-                flow.origin = Origin::Update;
+                flow.origin = FlowOrigin::Update;
                 true
             }
             _ => false,
@@ -299,21 +267,19 @@ impl<R: RawLock> VerdictCache<R> {
         while left > 0 {
             let step = left.min(LIST_POSITIONS);
             let visited = self.visit(cursor, step, |key, flow| {
-                let [told_out, told_in] = flow.reported;
-                let [out, inbound] = flow.stats.bytes;
-                let traffic = [
-                    out.saturating_sub(told_out),
-                    inbound.saturating_sub(told_in),
-                ];
-                if flow.epoch != epoch || traffic == [0; 2] {
+                let [outbound, inbound] = flow.stats.traffic;
+                let [told_outbound, told_inbound] = flow.reported;
+                let news = FlowInfo {
+                    outbound: outbound.since(told_outbound),
+                    inbound: inbound.since(told_inbound),
+                    ..flow.info(key)
+                };
+                if flow.epoch != epoch || news.outbound.bytes + news.inbound.bytes == 0 {
                     return true;
                 }
-                let shown = show(&FlowInfo {
-                    bytes: traffic,
-                    ..flow.info(key)
-                });
+                let shown = show(&news);
                 if shown {
-                    flow.reported = flow.stats.bytes;
+                    flow.reported = flow.stats.traffic;
                 }
                 shown
             });

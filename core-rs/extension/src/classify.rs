@@ -1,7 +1,7 @@
 //! Packets: what the engine decides is done here, then counted.
 
 use kext_engine::{Action, Classified, Release, Settled};
-use kext_packet::reply::build as build_reply;
+use kext_packet::reply;
 use kext_packet::rewrite::rewrite;
 use kext_packet::{Headers, MAX_REPLY_LEN, ReplyKind, Rewrite};
 use kext_types::{Arrival, Event, Reason};
@@ -158,19 +158,20 @@ impl<H: Host> Extension<H> {
     }
 
     fn try_reply(&self, bytes: &[u8], headers: Option<&Headers>, arrival: &Arrival) -> Event {
-        let Some(headers) = headers else {
+        let Some(headers) = headers.filter(|headers| reply::may_answer(headers).is_ok()) else {
             return Event::ReplyForbidden;
         };
+        // Before there is a buffer: a flood of blocked packets must cost as little as it can.
+        if !self.engine.may_reply(self.host.now()) {
+            return Event::ReplyRateLimited;
+        }
         let Some(mut buffer) = self.host.allocate(MAX_REPLY_LEN) else {
             return Event::ReplyFailed;
         };
         let identification = self.host.random() as u16;
-        let Ok(reply) = build_reply(bytes, headers, identification, buffer.as_mut()) else {
+        let Ok(reply) = reply::build(bytes, headers, identification, buffer.as_mut()) else {
             return Event::ReplyForbidden;
         };
-        if !self.engine.may_reply(self.host.now()) {
-            return Event::ReplyRateLimited;
-        }
         let injection = Injection {
             arrival: Arrival {
                 direction: arrival.direction.reversed(),

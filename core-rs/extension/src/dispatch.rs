@@ -20,7 +20,8 @@ pub enum Dispatch {
         information: usize,
     },
     /// No verdict request waits. Keep it, buffer untouched, and dispatch it again when
-    /// [`Host::requests_ready`] is called or the wait is over.
+    /// [`Host::requests_ready`] is called or the wait is over. A call that comes between this
+    /// answer and the keeping counts: else it would be lost.
     Pend {
         /// The longest wait; `None` waits without limit, zero is over at once.
         wait: Option<Duration>,

@@ -2,12 +2,12 @@
 
 use core::time::Duration;
 
-use kext_engine::{Delivery, FlowInfo, Origin};
-use kext_types::{Event, ProcessId, Reason, VerdictOutcome};
+use kext_engine::Delivery;
+use kext_types::{Event, Reason, VerdictOutcome};
 use kext_wire::Status;
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
-use kext_wire::flows::{FlowEntry, FlowOrigin, ListFlowsRequest, ListFlowsWriter, Traffic};
+use kext_wire::flows::{ListFlowsRequest, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse, write_held};
 use kext_wire::receive::{ReceiveRequest, ReceiveResponse, ReceiveWriter};
@@ -166,27 +166,7 @@ impl<H: Host> Extension<H> {
         let mut writer = ListFlowsWriter::new(buffer.output(), request.max).map_err(too_small)?;
         let cursor = self
             .engine
-            .list_flows(request.cursor, |flow| writer.push(&entry(flow)));
+            .list_flows(request.cursor, |flow| writer.push(flow));
         Ok(Answer::Bytes(writer.finish(cursor)))
-    }
-}
-
-fn entry(flow: &FlowInfo) -> FlowEntry {
-    let traffic = |packets: u64, bytes: u64| Traffic { packets, bytes };
-    let [packets_out, packets_in] = flow.packets;
-    let [bytes_out, bytes_in] = flow.bytes;
-    FlowEntry {
-        flow: flow.key,
-        verdict: flow.verdict,
-        origin: match flow.origin {
-            Origin::Verdict => FlowOrigin::Verdict,
-            Origin::Update => FlowOrigin::Update,
-            Origin::WayBack => FlowOrigin::Return,
-        },
-        process_id: ProcessId::new(flow.process_id),
-        outbound: traffic(packets_out, bytes_out),
-        inbound: traffic(packets_in, bytes_in),
-        first_seen: flow.first_seen,
-        last_seen: flow.last_seen,
     }
 }

@@ -17,6 +17,7 @@ mod host;
 mod v1;
 
 use kext_engine::{Engine, Releases, StartError};
+use kext_sync::Lock;
 use kext_sync::atomic::{AtomicU8, Ordering};
 use kext_types::{Capacities, Config};
 use kext_wire::Status;
@@ -28,16 +29,24 @@ pub use host::{Host, InjectError, Injection, InjectionKind};
 /// How many due packets one [`Extension::tick`] settles.
 pub const TICK_LIMIT: usize = 64;
 
+/// Nobody has the handle.
 const CLOSED: u8 = 0;
+/// Its owner reads.
 const OPEN: u8 = 1;
+/// Its owner has said that it reads no more.
 const SHUT_DOWN: u8 = 2;
+/// It was closed, and what its owner left behind is being settled.
+const CLOSING: u8 = 3;
 
 /// The extension around one host.
 pub struct Extension<H: Host> {
     host: H,
     engine: Engine<H::Lock>,
-    /// The state of the one handle that user mode may have.
+    /// The state of the one handle that user mode may have. Changed under `transition` only.
     handle: AtomicU8,
+    /// Makes one step of a change of state and of telling the engine whether anybody reads: else a
+    /// new owner could be told of by the end of the one before. Taken before every engine lock.
+    transition: Lock<H::Lock, ()>,
 }
 
 impl<H: Host> Extension<H> {
@@ -48,6 +57,7 @@ impl<H: Host> Extension<H> {
             host,
             engine,
             handle: AtomicU8::new(CLOSED),
+            transition: Lock::new(()),
         })
     }
 
@@ -63,41 +73,51 @@ impl<H: Host> Extension<H> {
 
     /// User mode opens the device: from now on somebody reads.
     ///
-    /// [`Status::DEVICE_BUSY`] if another owner has it.
+    /// [`Status::DEVICE_BUSY`] if another owner has it, or has left packets that are being settled.
     pub fn open(&self) -> Result<(), Status> {
-        self.handle
-            .compare_exchange(CLOSED, OPEN, Ordering::AcqRel, Ordering::Acquire)
-            .map_err(|_| Status::DEVICE_BUSY)?;
-        self.engine.set_reader(true);
-        Ok(())
+        if self.change(&[CLOSED], OPEN) {
+            Ok(())
+        } else {
+            Err(Status::DEVICE_BUSY)
+        }
     }
 
     /// The last handle is closed: held packets are settled by policy, and nobody reads. The host
     /// ends its waiting reads itself. Closing twice does nothing.
     pub fn close(&self) {
-        if self.handle.swap(CLOSED, Ordering::AcqRel) != CLOSED {
-            self.abandon();
+        if self.change(&[OPEN, SHUT_DOWN], CLOSING) {
+            self.settle_abandoned();
+            self.change(&[CLOSING], CLOSED);
         }
+    }
+
+    /// Whether somebody reads: a read that is dispatched now is not answered at once for lack of a
+    /// reading owner.
+    pub fn is_reading(&self) -> bool {
+        self.handle.load(Ordering::Acquire) == OPEN
     }
 
     /// The owner says that it will read no more, but keeps its handle.
     fn shut_down(&self) {
-        let shut =
-            self.handle
-                .compare_exchange(OPEN, SHUT_DOWN, Ordering::AcqRel, Ordering::Acquire);
-        if shut.is_ok() {
-            self.abandon();
+        if self.change(&[OPEN], SHUT_DOWN) {
             // Waiting reads are to find that there is nothing to wait for.
             self.host.requests_ready();
+            self.settle_abandoned();
         }
     }
 
-    fn is_reading(&self) -> bool {
-        self.handle.load(Ordering::Acquire) == OPEN
+    /// Takes the handle from one of these states to another; says whether it was in one of them.
+    fn change(&self, from: &[u8], to: u8) -> bool {
+        let _transition = self.transition.lock();
+        let possible = from.contains(&self.handle.load(Ordering::Relaxed));
+        if possible {
+            self.handle.store(to, Ordering::Release);
+            self.engine.set_reader(to == OPEN);
+        }
+        possible
     }
 
-    fn abandon(&self) {
-        self.engine.set_reader(false);
+    fn settle_abandoned(&self) {
         // Bound: the packets held, as no more are taken while nobody reads. The caller is a thread
         // that closes, and no lock is held from packet to packet.
         while let Some(releases) = self.engine.settle_abandoned() {

@@ -5,7 +5,8 @@ use core::time::Duration;
 use kext_engine::Delivery;
 use kext_types::{Event, VerdictOutcome};
 use kext_wire::v1::{
-    Connection, PacketInfo, PayloadRequest, StatsRequest, VerdictInfo, VerdictUpdate, VersionAnswer,
+    Connection, MAX_IGNORED_INPUT, MAX_PAYLOAD_LEN, PacketInfo, PayloadRequest, RECEIVE_WAIT_MS,
+    StatsRequest, VerdictInfo, VerdictUpdate, VersionAnswer,
 };
 use kext_wire::{DecodeErrorKind, Status};
 
@@ -13,11 +14,7 @@ use crate::dispatch::{Answer, Buffer, Handled, malformed, too_small};
 use crate::{Extension, Host};
 
 /// How long a v1 read waits.
-const READ_WAIT: Duration = Duration::from_secs(1);
-/// The longest input that a v1 read ignores.
-const MAX_IGNORED_INPUT: usize = 4_096;
-/// The largest packet that v1 hands out.
-const MAX_PAYLOAD: u32 = 10_240;
+const READ_WAIT: Duration = Duration::from_millis(RECEIVE_WAIT_MS as u64);
 
 impl<H: Host> Extension<H> {
     pub(crate) fn v1_version(buffer: &mut Buffer<'_>) -> Handled {
@@ -42,7 +39,7 @@ impl<H: Host> Extension<H> {
             return Err(Status::BUFFER_TOO_SMALL);
         }
         if !self.is_reading() {
-            return Err(Status::FILE_CLOSED);
+            return Ok(Answer::Status(Status::ABANDONED));
         }
         let delivered = self.engine.deliver(|held| {
             PacketInfo::from_request(held.info)
@@ -86,7 +83,7 @@ impl<H: Host> Extension<H> {
         let not_found = |_| Status::OBJECT_NAME_NOT_FOUND;
         let id = self.engine.resolve_v1(request.id).map_err(not_found)?;
         let copied = self.engine.look(id, |held| {
-            if request.len != held.info.held_len || request.len > MAX_PAYLOAD {
+            if request.len != held.info.held_len || request.len > MAX_PAYLOAD_LEN {
                 return Err(Status::INSUFFICIENT_RESOURCES);
             }
             let out = buffer
@@ -126,11 +123,10 @@ impl<H: Host> Extension<H> {
             if count >= room {
                 return false;
             }
-            let [transmitted, received] = flow.bytes;
             let connection = Connection {
-                flow: flow.key,
-                received,
-                transmitted,
+                flow: flow.flow,
+                received: flow.inbound.bytes,
+                transmitted: flow.outbound.bytes,
             };
             let written = connection.encode_at(out, count).is_ok();
             count += usize::from(written);

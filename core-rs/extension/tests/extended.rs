@@ -5,12 +5,12 @@ mod common;
 use common::*;
 use kext_extension::Classification;
 use kext_types::{
-    Config, Decision, Event, MAX_PACKET_LEN, PacketId, Policy, Reason, Special, Verdict,
-    VerdictOutcome,
+    Config, Decision, Event, FlowOrigin, MAX_PACKET_LEN, PacketId, Policy, Reason, Special,
+    Verdict, VerdictOutcome,
 };
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{CountersRequest, CountersResponse};
-use kext_wire::flows::{FlowOrigin, ListFlowsRequest, ListFlowsResponse};
+use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
 use kext_wire::receive::{PayloadMode, ReceiveRequest, ReceiveResponse, ReceivedRequest};

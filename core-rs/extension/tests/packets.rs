@@ -273,3 +273,22 @@ fn only_one_owner_at_a_time() {
     extension.close();
     assert_eq!(extension.open(), Ok(()));
 }
+
+#[test]
+fn an_answer_that_will_not_be_sent_takes_no_buffer() {
+    let extension = open();
+    extension.close();
+    let config = Config {
+        no_reader: Policy::Block,
+        replies_per_second: 0,
+        ..Config::default()
+    };
+    extension.engine().set_config(config).unwrap();
+    extension.host().refusals.store(1, Ordering::Relaxed);
+    outbound(&extension, &syn(LOCAL, REMOTE));
+    let counters = extension.engine().counters();
+    assert_eq!(counted(&extension, Reason::BlockedNoReader), 1);
+    assert_eq!(counters.event(Event::ReplyRateLimited), 1);
+    assert_eq!(counters.event(Event::ReplyFailed), 0);
+    assert_eq!(extension.host().refusals.load(Ordering::Relaxed), 1);
+}

@@ -31,7 +31,12 @@ fn main() {
     let walk = median(|| walk_headers(&capture));
     report("read, and walk the headers", packets, walk, baseline);
     let open = median(|| ReplayHost::open(&capture, ReplayOptions::default()).is_ok());
-    report("open the extension with all its memory", packets, open, baseline);
+    report(
+        "open the extension with all its memory",
+        packets,
+        open,
+        baseline,
+    );
     let permanent = median(|| replay(&capture, true));
     report(
         "replay, a verdict for each flow",

@@ -337,7 +337,7 @@ proptest! {
         };
         let before = checksum(&words);
         let at = at.index(words.len() - 1);
-        let updated = checksum::update_word(before, words[at], new);
+        let updated = checksum::update(before, &words[at].to_be_bytes(), &new.to_be_bytes());
         words[at] = new;
         prop_assert_eq!(updated, checksum(&words));
     }

@@ -88,7 +88,7 @@ pub fn build(
     identification: u16,
     out: &mut [u8],
 ) -> Result<Reply, ReplyForbidden> {
-    check(headers)?;
+    may_answer(headers)?;
     let whole = packet.get(..headers.total_len as usize).unwrap_or(packet);
     if whole.len() < usize::from(headers.transport) {
         return Err(ReplyForbidden::Mismatch);
@@ -105,8 +105,9 @@ pub fn build(
     .ok_or(ReplyForbidden::NoRoom)
 }
 
-/// Whether a packet with these headers may be answered at all.
-fn check(headers: &Headers) -> Result<(), ReplyForbidden> {
+/// Whether a packet with these headers may be answered at all: all that [`build`] refuses but
+/// [`ReplyForbidden::Mismatch`] and [`ReplyForbidden::NoRoom`], before there is a buffer.
+pub fn may_answer(headers: &Headers) -> Result<(), ReplyForbidden> {
     if headers.is_later_fragment() {
         return Err(ReplyForbidden::LaterFragment);
     }

@@ -7,7 +7,8 @@
 //! # Order of locks
 //!
 //! At most two engine locks are held at once: the packet cache's, and inside it one of the verdict
-//! cache's shards or the fragment table's. Nothing is called under a lock that could call back.
+//! cache's shards or the settings; the others are taken alone. The extension's lock on its handle is
+//! taken before any of them. Nothing is called under a lock that could call back.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,7 +1,6 @@
 //! Capacities, fixed when the extension starts, and policies, changed while it runs.
 
 use core::fmt;
-use core::time::Duration;
 
 use crate::{Address, IpVersion, Verdict};
 
@@ -228,11 +227,6 @@ impl Config {
             Verdict::RedirectTunnel => Some(&self.redirect_tunnel),
             Verdict::Accept | Verdict::Block | Verdict::Drop => None,
         }
-    }
-
-    /// The hold limit as a duration.
-    pub const fn hold_limit_duration(&self) -> Duration {
-        Duration::from_millis(self.hold_limit_ms as u64)
     }
 }
 

@@ -88,7 +88,7 @@ pub enum VerdictOutcome {
     Expired = 4,
     /// The reader went away before the verdict came; policy decided the packet.
     Abandoned = 5,
-    /// The number is no verdict; the packet is still held.
+    /// The number is no verdict. Nothing was done; whether the id is held was not looked at.
     InvalidVerdict = 6,
 }
 

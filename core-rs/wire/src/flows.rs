@@ -2,7 +2,7 @@
 
 use core::mem::offset_of;
 
-use kext_types::{FlowKey, ProcessId, Timestamp, Verdict};
+use kext_types::{FlowInfo, FlowOrigin, ProcessId, Timestamp, Traffic, Verdict};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -63,65 +63,6 @@ impl ListFlowsRequest {
     }
 }
 
-/// Why a flow is cached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum FlowOrigin {
-    /// A verdict for one of its packets.
-    Verdict = 0,
-    /// An update of its verdict.
-    Update = 1,
-    /// It is the way back of a redirected flow.
-    Return = 2,
-}
-
-impl FlowOrigin {
-    /// The number on the wire.
-    pub const fn number(self) -> u8 {
-        self as u8
-    }
-
-    /// The origin with this number, if there is one.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::Verdict),
-            1 => Some(Self::Update),
-            2 => Some(Self::Return),
-            _ => None,
-        }
-    }
-}
-
-/// Packets and bytes in one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Traffic {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes, from the IP header on.
-    pub bytes: u64,
-}
-
-/// A cached flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowEntry {
-    /// The flow.
-    pub flow: FlowKey,
-    /// Its verdict.
-    pub verdict: Verdict,
-    /// Why it is cached.
-    pub origin: FlowOrigin,
-    /// The process that it belongs to, if known.
-    pub process_id: Option<ProcessId>,
-    /// What went out.
-    pub outbound: Traffic,
-    /// What came in.
-    pub inbound: Traffic,
-    /// When its first packet was presented.
-    pub first_seen: Timestamp,
-    /// When its last packet was presented.
-    pub last_seen: Timestamp,
-}
-
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawEntry {
@@ -144,8 +85,8 @@ layout!(RawEntry: 96 {
     flow.version: 36, flow.protocol: 37,
 });
 
-impl From<&FlowEntry> for RawEntry {
-    fn from(entry: &FlowEntry) -> Self {
+impl From<&FlowInfo> for RawEntry {
+    fn from(entry: &FlowInfo) -> Self {
         Self {
             flow: RawFlow::from(&entry.flow),
             verdict: entry.verdict.number().cast_signed(),
@@ -162,7 +103,7 @@ impl From<&FlowEntry> for RawEntry {
 }
 
 impl RawEntry {
-    fn read(&self, place: Place) -> Result<FlowEntry, DecodeError> {
+    fn read(&self, place: Place) -> Result<FlowInfo, DecodeError> {
         let flow = self.flow.read(place, offset_of!(Self, flow))?;
         let verdict = u8::try_from(self.verdict)
             .ok()
@@ -170,7 +111,7 @@ impl RawEntry {
             .ok_or_else(|| place.unknown("verdict", offset_of!(Self, verdict), self.verdict))?;
         let origin = FlowOrigin::from_number(self.origin)
             .ok_or_else(|| place.unknown("origin", offset_of!(Self, origin), self.origin))?;
-        Ok(FlowEntry {
+        Ok(FlowInfo {
             flow,
             verdict,
             origin,
@@ -254,7 +195,7 @@ impl<'a> ListFlowsResponse<'a> {
     }
 
     /// The flows, in the order sent.
-    pub fn iter(&self) -> impl Iterator<Item = FlowEntry> + use<'a> {
+    pub fn iter(&self) -> impl Iterator<Item = FlowInfo> + use<'a> {
         // All were read once without an error; none is left out here.
         let place = Place::of("LIST_FLOWS response");
         self.entries
@@ -295,7 +236,7 @@ impl<'a> ListFlowsWriter<'a> {
     }
 
     /// Adds a flow; says whether there was room for it.
-    pub fn push(&mut self, entry: &FlowEntry) -> bool {
+    pub fn push(&mut self, entry: &FlowInfo) -> bool {
         if self.room() == 0 {
             return false;
         }
@@ -327,13 +268,13 @@ mod tests {
     extern crate std;
     use std::vec;
 
-    use kext_types::{Address, IpVersion};
+    use kext_types::{Address, FlowKey, IpVersion};
 
     use super::*;
 
     #[test]
     fn a_listing_ends_where_the_buffer_or_the_wish_does() {
-        let entry = FlowEntry {
+        let entry = FlowInfo {
             flow: FlowKey {
                 local: Address::v4([192, 0, 2, 1]),
                 remote: Address::v4([192, 0, 2, 2]),

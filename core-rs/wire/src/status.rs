@@ -32,6 +32,8 @@ macro_rules! statuses {
 statuses! {
     /// Done.
     SUCCESS = 0x0000_0000;
+    /// v1 `RECV_VERDICT_REQ`: the handle has been shut down.
+    ABANDONED = 0x0000_0080;
     /// v1 `SET_VERDICT`: an earlier verdict or policy has settled this packet.
     ALREADY_COMPLETE = 0x0000_00FF;
     /// v1 `RECV_VERDICT_REQ`: nothing came within a second.
@@ -103,6 +105,7 @@ mod tests {
     fn success_is_by_severity() {
         let successes = [
             Status::SUCCESS,
+            Status::ABANDONED,
             Status::ALREADY_COMPLETE,
             Status::TIMEOUT,
             Status::SOME_NOT_MAPPED,

@@ -8,15 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kext_types::{
-    Address, Arrival, Capacities, Config, Decision, Direction, Disposition, Event, FlowKey,
-    FragmentPolicy, Interface, IpVersion, PacketId, Policy, ProcessId, Reason, RedirectTarget,
-    RequestInfo, Special, Timestamp, Verdict, VerdictOutcome,
+    Address, Arrival, Capacities, Config, Decision, Direction, Disposition, Event, FlowInfo,
+    FlowKey, FlowOrigin, FragmentPolicy, Interface, IpVersion, PacketId, Policy, ProcessId, Reason,
+    RedirectTarget, RequestInfo, Special, Timestamp, Traffic, Verdict, VerdictOutcome,
 };
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
-use kext_wire::flows::{
-    FlowEntry, FlowOrigin, ListFlowsRequest, ListFlowsResponse, ListFlowsWriter, Traffic,
-};
+use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{self, ReadPayloadRequest, ReadPayloadResponse};
 use kext_wire::receive::{
@@ -400,10 +398,10 @@ fn list_flows() {
     let bytes = golden("ext/list_flows_request.bin", &encoded);
     assert_eq!(ListFlowsRequest::decode(&bytes), Ok(value));
 
-    let entry = FlowEntry {
+    let entry = FlowInfo {
         flow: v6_flow(),
         verdict: Verdict::RedirectDns,
-        origin: FlowOrigin::Return,
+        origin: FlowOrigin::WayBack,
         process_id: ProcessId::new(0x1234),
         outbound: Traffic {
             packets: 1,

@@ -16,6 +16,9 @@ from portmaster_kext.cli.report import Outcome, Summary
 
 _NANOS = 1_000_000_000
 
+# `json.dumps` with separators of one's own makes an encoder for each call.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class JsonLines:
     """A `Reporter` that writes JSON lines."""
@@ -44,7 +47,7 @@ class JsonLines:
         }
         if decision is None:
             event["settled"] = outcome.how
-        text = json.dumps(event, separators=(",", ":"))
+        text = _encode(event)
         # No JSON encoder writes a number of our own digits; the first null is ours.
         self._line(text.replace("null", seconds(request.time), 1))
 
@@ -72,7 +75,7 @@ class JsonLines:
             "local": report.local,
             "local_inferred": report.local_inferred,
         }
-        self._line(json.dumps(event, separators=(",", ":")))
+        self._line(_encode(event))
 
     def _line(self, text: str) -> None:
         self._stream.write(text + "\n")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import sys
 from collections.abc import Sequence
 
-from portmaster_kext import __version__, _native
+from portmaster_kext import __version__, _native, session
 from portmaster_kext.cli import replay
 
 BROKEN_PIPE = 141
@@ -22,15 +21,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has gone. Python would flush once more at exit and complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return BROKEN_PIPE
+    except OSError as error:
+        # Every file has been seen to by now, and a policy's errors are its own: this is the output.
+        _discard_output()
+        print(f"portmaster-kext: the output cannot be written: {error}", file=sys.stderr)
+        return replay.BAD_INPUT
+    except KeyboardInterrupt:
+        print("portmaster-kext: interrupted", file=sys.stderr)
+        return replay.INTERRUPTED
     return status
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere: Python would try once more at exit and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _network(text: str) -> str:
     try:
-        return str(ipaddress.ip_network(text, strict=False))
+        return session.network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error} (like 192.0.2.0/24, or one address)") from None
 
@@ -43,6 +56,7 @@ def _version(_options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="portmaster-kext",
+        allow_abbrev=False,
         description="Set verdicts on network packets, one flow at a time.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -53,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "replay",
         help="run a capture through the extension",
+        # A name that is short enough today would be ambiguous with the next option.
+        allow_abbrev=False,
         description=(
             "Present the packets of a capture to the extension, decide each flow by a policy, and "
             "show what became of them."

@@ -7,6 +7,7 @@ permanent. None stands for the default verdict, unless `decide` has decided the 
 
 from __future__ import annotations
 
+import reprlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -45,9 +46,10 @@ def load(path: str) -> Decide:
     try:
         # Not the import system: it would leave byte code beside somebody else's file.
         exec(compile(source, path, "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
-        shown = "".join(traceback.format_exception(_without_frames(error, 1)))
-        raise LoadError(f"{shown}policy {path}: cannot be loaded") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise LoadError(f"{_shown(error)}policy {path}: cannot be loaded") from None
     decide = getattr(module, "decide", None)
     if decide is None:
         raise LoadError(f"policy {path}: does not define decide(request, kext)")
@@ -61,15 +63,17 @@ def ask(decide: Decide, path: str, request: VerdictRequest, kext: Kext) -> Verdi
     """What the policy says. Raises `PolicyError` if it fails or returns neither of the two."""
     try:
         answer = decide(request, kext)
-    except (Exception, SystemExit) as error:
-        shown = "".join(traceback.format_exception(_without_frames(error, 1)))
-        raise PolicyError(f"{shown}policy {path}: failed on {request!r}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PolicyError(f"{_shown(error)}policy {path}: failed on {request!r}") from None
     if answer is None or isinstance(answer, Verdict):
         return answer
     names = ", ".join(f"Verdict.{verdict.name}" for verdict in Verdict)
     raise PolicyError(
-        f"policy {path}: decide() returned {answer!r} ({type(answer).__name__}) for {request!r}; "
-        f"it must return None or one of {names}"
+        # The policy's own class may have a `__repr__` that fails, or that has no end.
+        f"policy {path}: decide() returned {reprlib.repr(answer)} ({type(answer).__name__}) for "
+        f"{request!r}; it must return None or one of {names}"
     )
 
 
@@ -98,10 +102,8 @@ def settle(
     return Decision(verdict, True), "applied"
 
 
-def _without_frames(error: BaseException, ours: int) -> BaseException:
-    """The error without the outermost frames of its traceback, which are this module's."""
+def _shown(error: BaseException) -> str:
+    """The error with its traceback, without the outermost frame, which is this module's."""
     trace = error.__traceback__
-    for _ in range(ours):
-        if trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-    return error.with_traceback(trace)
+    inner = None if trace is None else trace.tb_next
+    return "".join(traceback.format_exception(error.with_traceback(inner)))

@@ -16,12 +16,13 @@ _INTERVAL_S = 0.1
 class Progress:
     """Draws how much of the file has been read, and takes itself away at the end."""
 
-    def __init__(self, stream: TextIO, kext: Kext) -> None:
+    def __init__(self, stream: TextIO, kext: Kext, *, enabled: bool) -> None:
+        """Without `enabled` nothing is drawn, as on a stream that is no terminal."""
         self._stream = stream
         self._kext = kext
         self._shown = False
         self._next = time.monotonic() + _INTERVAL_S
-        self._enabled = stream.isatty()
+        self._enabled = enabled and stream.isatty()
 
     def __enter__(self) -> Progress:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.policy is not None:
             decide = policy.load(options.policy)
+            if options.output is not None and session.same_file(options.output, options.policy):
+                return _complain(f"--output {options.output} is the policy", BAD_INPUT)
         kext = session.open(
             f"replay:{options.capture}",
             local=options.local,
@@ -42,13 +45,15 @@ def run(options: argparse.Namespace) -> int:
     except (Error, policy.LoadError) as error:
         return _complain(error, BAD_INPUT)
 
-    reporter: Reporter = JsonLines(sys.stdout) if options.format == "jsonl" else Table(sys.stdout)
+    table = options.format == "table"
+    if options.realtime and isinstance(sys.stdout, io.TextIOWrapper):
+        # Whoever reads along wants a request when it happens, not when a buffer is full.
+        sys.stdout.reconfigure(line_buffering=True)
+    reporter: Reporter = Table(sys.stdout) if table else JsonLines(sys.stdout)
+    progress = Progress(sys.stderr, kext, enabled=table)
     try:
-        with Progress(sys.stderr, kext) as progress:
-            status = _guarded(
-                lambda: _decide_all(kext, decide, options, default, reporter, progress)
-            )
-            status = _guarded(lambda: reporter.flows(kext.flows()), status)
+        status = _guarded(lambda: _decide_all(kext, decide, options, default, reporter, progress))
+        status = _guarded(lambda: reporter.flows(kext.flows()), status)
     finally:
         # A write to a closed pipe ends up here too: held packets must not wait for the collector.
         closing = _guarded(kext.close)
@@ -65,11 +70,15 @@ def _decide_all(
     progress: Progress,
 ) -> None:
     """Decide request after request until the capture ends."""
-    for request in kext:
-        answer = None if decide is None else policy.ask(decide, options.policy, request, kext)
-        decision, how = policy.settle(request, kext, answer, default)
-        reporter.request(Outcome(request, decision, how))
-        progress.update()
+    with progress:
+        for request in kext:
+            answer = None if decide is None else policy.ask(decide, options.policy, request, kext)
+            decision, how = policy.settle(request, kext, answer, default)
+            reporter.request(Outcome(request, decision, how))
+            progress.update()
+    if kext.closed:
+        # By a thread of the policy, while nothing was asked.
+        raise ClosedError("the capture has not been read to its end")
 
 
 def _guarded(action: Callable[[], None], before: int = DONE) -> int:

@@ -192,7 +192,7 @@ fn a_process_id_once_known_stays_with_the_flow() {
         seen.push(flow.process_id);
         true
     });
-    assert_eq!(seen, [77]);
+    assert_eq!(seen, [ProcessId::new(77)]);
 }
 
 proptest::proptest! {

@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use kext_engine::{FlowInfo, Origin};
 use kext_packet::TcpFlags;
-use kext_types::{Direction, Event, Reason, Verdict};
+use kext_types::{Direction, Event, FlowInfo, FlowOrigin, Reason, Traffic, Verdict};
 
 use crate::common::*;
 
@@ -44,12 +43,18 @@ fn traffic_of_held_and_cached_packets_is_counted_by_direction() {
     bench.sleep(Duration::from_secs(5));
     bench.outbound(&udp(HERE, THERE, 2));
     let expected = FlowInfo {
-        key: request.flow,
+        flow: request.flow,
         verdict: Verdict::Accept,
-        origin: Origin::Verdict,
-        process_id: 0,
-        packets: [2, 1],
-        bytes: [58, 128],
+        origin: FlowOrigin::Verdict,
+        process_id: None,
+        outbound: Traffic {
+            packets: 2,
+            bytes: 58,
+        },
+        inbound: Traffic {
+            packets: 1,
+            bytes: 128,
+        },
         first_seen: begin,
         last_seen: bench.now(),
     };
@@ -115,7 +120,7 @@ fn a_listing_shows_each_flow_once_whatever_its_steps() {
     for room in [1, 7, 300, usize::MAX] {
         let mut seen = HashMap::new();
         for flow in list_by(&bench, room) {
-            *seen.entry(flow.key.local_port).or_insert(0) += 1;
+            *seen.entry(flow.flow.local_port).or_insert(0) += 1;
         }
         assert_eq!(seen.len(), 300);
         assert!(seen.values().all(|&times| times == 1));
@@ -149,9 +154,9 @@ fn a_listing_says_why_a_flow_is_cached() {
     assert_eq!(
         origins,
         [
-            (Origin::Verdict as u8, Verdict::RedirectDns),
-            (Origin::Update as u8, Verdict::Accept),
-            (Origin::WayBack as u8, Verdict::RedirectDns),
+            (FlowOrigin::Verdict as u8, Verdict::RedirectDns),
+            (FlowOrigin::Update as u8, Verdict::Accept),
+            (FlowOrigin::WayBack as u8, Verdict::RedirectDns),
         ]
     );
 }
@@ -165,7 +170,10 @@ fn a_report_has_the_traffic_since_the_last_one() {
             if all.len() == room {
                 return false;
             }
-            let twice = all.insert(flow.key.local_port, flow.bytes);
+            let twice = all.insert(
+                flow.flow.local_port,
+                [flow.outbound.bytes, flow.inbound.bytes],
+            );
             assert_eq!(twice, None);
             true
         });

@@ -19,7 +19,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use error::{At, CaptureError, CaptureErrorKind};
+pub use error::{At, BlockProblem, CaptureError, CaptureErrorKind};
 pub use link::{LinkPacket, LinkType, network_layer};
 pub use link_names::link_type_name;
 pub use reader::{CaptureReader, Record};

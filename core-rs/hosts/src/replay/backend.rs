@@ -7,7 +7,7 @@ use std::time::Instant;
 use kext_extension::{Host, InjectError, Injection, InjectionKind};
 use kext_types::{Direction, Reason, Timestamp};
 use kext_wire::hello::HostKind;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 use super::ReplayError;
 use crate::capture::{CaptureError, CaptureWriter, Outgoing};
@@ -17,9 +17,13 @@ pub(super) struct Backend {
     /// The virtual time in nanoseconds.
     clock: AtomicU64,
     random: AtomicU64,
+    /// Whether packets that leave are written at all.
+    writes: bool,
     output: Mutex<Output>,
-    /// Wakes whoever waits for the time of the next packet.
-    ready: Condvar,
+    /// Counts calls of [`Backend::wake`], so that none is lost between looking whether there is
+    /// something to do and falling asleep. Nothing is called while it is locked.
+    wakes: Mutex<u64>,
+    woken: Condvar,
 }
 
 /// Where packets that leave are written.
@@ -44,11 +48,13 @@ impl Backend {
         Ok(Self {
             clock: AtomicU64::new(0),
             random: AtomicU64::new(0),
+            writes: output.is_some(),
             output: Mutex::new(Output {
                 writer: output.map(CaptureWriter::create).transpose()?,
                 error: None,
             }),
-            ready: Condvar::new(),
+            wakes: Mutex::new(0),
+            woken: Condvar::new(),
         })
     }
 
@@ -57,14 +63,30 @@ impl Backend {
         self.clock.fetch_max(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Wakes whoever waits for the time of the next packet.
+    /// Ends every [`Backend::sleep`] that goes on, and those of who looked before this.
     pub(super) fn wake(&self) {
-        self.ready.notify_all();
+        let mut wakes = self.wakes.lock();
+        *wakes = wakes.wrapping_add(1);
+        self.woken.notify_all();
     }
 
-    /// Waits until woken or until `until`.
-    pub(super) fn sleep<T>(&self, guard: &mut MutexGuard<'_, T>, until: Instant) {
-        self.ready.wait_until(guard, until);
+    /// What [`Backend::sleep`] is to be given; to be asked for before looking whether to sleep.
+    pub(super) fn wakes(&self) -> u64 {
+        *self.wakes.lock()
+    }
+
+    /// Waits until `until`, or until [`Backend::wake`] is called after `seen` was asked for. May
+    /// end early.
+    pub(super) fn sleep(&self, seen: u64, until: Instant) {
+        let mut wakes = self.wakes.lock();
+        if *wakes == seen {
+            self.woken.wait_until(&mut wakes, until);
+        }
+    }
+
+    /// Whether packets that leave are written.
+    pub(super) fn writes(&self) -> bool {
+        self.writes
     }
 
     /// Writes a packet that leaves, if there is somewhere to write it. An error is kept for

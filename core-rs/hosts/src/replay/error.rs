@@ -1,5 +1,7 @@
 //! Why a capture cannot be replayed.
 
+use std::path::PathBuf;
+
 use kext_engine::{OutOfMemory, StartError};
 use kext_types::ConfigError;
 use kext_wire::Status;
@@ -14,6 +16,9 @@ pub enum ReplayError {
     /// The capture cannot be read, or the output cannot be written.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// Writing the output would destroy the capture.
+    #[error("{}: the output is the capture that is to be replayed", .0.display())]
+    OutputIsCapture(PathBuf),
     /// A capacity or a configuration value is out of range.
     #[error("{0}")]
     Config(ConfigError),

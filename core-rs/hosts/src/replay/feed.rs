@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kext_extension::{Classification, Extension};
-use kext_types::{Arrival, Interface, Timestamp};
+use kext_packet::Headers;
+use kext_types::{Arrival, Event, Interface, Timestamp};
 use kext_wire::Status;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -25,8 +26,8 @@ const CLOCK_STRIDE: u64 = 64;
 /// Why presenting packets stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fed {
-    /// Verdict requests wait.
-    Requests,
+    /// Verdict requests wait, or nobody is to wait for them any more: dispatch again.
+    Ready,
     /// The deadline has passed.
     Deadline,
     /// There are no more packets.
@@ -43,7 +44,8 @@ pub(super) struct Feed {
     realtime: bool,
     /// When the first packet was presented, for the pace.
     started: Option<(Instant, Timestamp)>,
-    last_tick: Timestamp,
+    /// `None` before the first packet.
+    last_tick: Option<Timestamp>,
     ended: bool,
     failure: Option<Arc<ReplayError>>,
     report: ReplayReport,
@@ -65,7 +67,7 @@ impl Feed {
             local,
             realtime,
             started: None,
-            last_tick: Timestamp::default(),
+            last_tick: None,
             ended: false,
             failure: None,
             report,
@@ -102,11 +104,12 @@ impl Feed {
         self.waiting
     }
 
-    /// When the record that waits is due, at its own pace.
-    fn due(&mut self) -> Instant {
+    /// When the record that waits is due, at its own pace, and the virtual time at `now`.
+    fn due(&mut self, now: Instant) -> (Instant, Timestamp) {
         let time = self.record.time;
-        let (started, first) = *self.started.get_or_insert_with(|| (Instant::now(), time));
-        started.checked_add(time.since(first)).unwrap_or(started)
+        let (started, first) = *self.started.get_or_insert((now, time));
+        let due = started.checked_add(time.since(first)).unwrap_or(started);
+        (due, first + now.saturating_duration_since(started))
     }
 
     /// Presents the record that waits.
@@ -145,12 +148,16 @@ impl Feed {
         self.report.presented += 1;
         self.report.first_time.get_or_insert(record.time);
         self.report.last_time = Some(record.time);
-        if let Classification::Permit(reason) = extension.classify(packet, on_wire, &arrival) {
+        let classification = extension.classify(packet, on_wire, &arrival);
+        if let Classification::Permit(reason) = classification
+            && extension.host().writes()
+        {
+            let (data, size) = without_padding(packet, on_wire);
             extension.host().leave(&Leaving {
                 interface: arrival.interface.index,
                 direction: arrival.direction,
-                data: packet,
-                size: u32::try_from(on_wire).unwrap_or(u32::MAX),
+                data,
+                size: u32::try_from(size).unwrap_or(u32::MAX),
                 what: "accept",
                 reason: Some(reason),
             });
@@ -159,30 +166,42 @@ impl Feed {
 
     /// Lets the virtual time go on to `now`, tick by tick as far as ticks can matter.
     fn pass_time(&mut self, extension: &Extension<Backend>, now: Timestamp) {
-        let from = self.last_tick;
+        let held = || extension.engine().counters().event(Event::Held) > 0;
+        let from = *self.last_tick.get_or_insert(now);
         if now.since(from) < TICK {
             extension.host().advance(now);
             return;
         }
-        if from > Timestamp::default() {
-            let end = now.min(from + TICKED_GAP);
-            // Bound: TICKED_GAP / TICK.
-            while end.since(self.last_tick) >= TICK {
-                self.last_tick = self.last_tick + TICK;
-                extension.host().advance(self.last_tick);
-                while extension.tick() {}
-            }
+        let end = now.min(from + TICKED_GAP);
+        let mut at = from;
+        // Bound: TICKED_GAP / TICK. Only what is held can become due.
+        while end.since(at) >= TICK && held() {
+            at = at + TICK;
+            extension.host().advance(at);
+            while extension.tick() {}
         }
         extension.host().advance(now);
-        self.last_tick = now;
+        self.last_tick = Some(now);
         while extension.tick() {}
+    }
+}
+
+/// A packet without what the link layer added behind it, and its length on the wire. One that
+/// cannot be parsed does not tell where it ends.
+fn without_padding(packet: &[u8], on_wire: usize) -> (&[u8], usize) {
+    match Headers::parse(packet, on_wire) {
+        Ok(headers) => {
+            let size = headers.total_len as usize;
+            (packet.get(..size).unwrap_or(packet), size)
+        }
+        Err(_) => (packet, on_wire),
     }
 }
 
 /// Presenting packets under the lock of the feed.
 pub(super) trait Run {
-    /// Presents packets until a request waits, the deadline passes, there are no more, or `stop`
-    /// gives a status.
+    /// Presents packets until a request waits or nobody reads any more, the deadline passes, there
+    /// are no more, or `stop` gives a status.
     fn lock_and_run(
         &self,
         extension: &Extension<Backend>,
@@ -201,31 +220,43 @@ impl Run for Mutex<Feed> {
         let mut feed: MutexGuard<'_, Feed> = self.lock();
         let mut presented: u64 = 0;
         loop {
+            // Before any look at what may end this.
+            let wakes = if feed.realtime {
+                extension.host().wakes()
+            } else {
+                0
+            };
             if let Some(status) = stop() {
                 return Err(status);
             }
-            if extension.engine().queued_requests() > 0 {
-                return Ok(Fed::Requests);
+            if extension.engine().queued_requests() > 0 || !extension.is_reading() {
+                return Ok(Fed::Ready);
             }
             if !feed.read() {
                 return Ok(Fed::End);
             }
             if feed.realtime {
                 let now = Instant::now();
-                let due = feed.due();
+                let (due, time) = feed.due(now);
                 if due > now {
+                    feed.pass_time(extension, time);
                     if deadline.is_some_and(|deadline| deadline <= now) {
                         return Ok(Fed::Deadline);
                     }
                     let until = deadline.map_or(due, |deadline| deadline.min(due));
-                    extension.host().sleep(&mut feed, until);
+                    let until = until.min(now + TICK);
+                    MutexGuard::unlocked(&mut feed, || extension.host().sleep(wakes, until));
                     continue;
                 }
             }
             feed.present(extension);
             presented += 1;
-            if presented.is_multiple_of(CLOCK_STRIDE)
-                && deadline.is_some_and(|deadline| deadline <= Instant::now())
+            if !presented.is_multiple_of(CLOCK_STRIDE) {
+                continue;
+            }
+            // Whoever wants a report need not wait for a verdict request.
+            MutexGuard::bump(&mut feed);
+            if deadline.is_some_and(|deadline| deadline <= Instant::now())
                 && extension.engine().queued_requests() == 0
             {
                 return Ok(Fed::Deadline);

@@ -37,7 +37,16 @@ impl LocalSide {
     }
 
     /// Infers the local addresses: one of each scope, that of the host in most packets.
+    ///
+    /// From what is no regular file nothing is inferred: it can be read only once.
     pub(super) fn infer(path: &Path) -> Result<Self, CaptureError> {
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Ok(Self {
+                nets: Vec::new(),
+                description: "none (not inferred: no regular file)".to_owned(),
+                inferred: true,
+            });
+        }
         let mut reader = CaptureReader::open(path)?;
         let mut census = Census::default();
         let mut record = Record::default();

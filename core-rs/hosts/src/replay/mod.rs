@@ -85,9 +85,17 @@ impl ReplayHost {
     /// Opens a capture file and everything that is needed to replay it.
     ///
     /// # Errors
-    /// The capture cannot be opened or read, the output cannot be created, a capacity or a
-    /// configuration value is out of range, or there is not enough memory.
+    /// The capture cannot be opened or read, the output is the capture or cannot be created, a
+    /// capacity or a configuration value is out of range, or there is not enough memory.
     pub fn open(path: &Path, options: ReplayOptions) -> Result<Self, ReplayError> {
+        if let Some(output) = &options.output
+            && is_same_file(path, output)
+        {
+            return Err(ReplayError::OutputIsCapture(output.clone()));
+        }
+        // What is refused anyway must not empty an output file first.
+        options.capacities.validate().map_err(ReplayError::Config)?;
+        options.config.validate().map_err(ReplayError::Config)?;
         let local = if options.local.is_empty() {
             LocalSide::infer(path)?
         } else {
@@ -107,7 +115,8 @@ impl ReplayHost {
     }
 
     /// Sends a device request and waits for its answer, as `DeviceIoControl` does: the number of
-    /// bytes of `output` that are the answer, or the status that the request ended with.
+    /// bytes of `output` that are the answer, or the status that the request ended with. `output`
+    /// serves as the request's buffer: what it holds behind the answer is unspecified.
     ///
     /// # Errors
     /// Any status of `docs/wire-format.md` that is no success. A success with another status than
@@ -120,10 +129,9 @@ impl ReplayHost {
         }
         let mut buffer = input.to_vec();
         let len = self.request(code, &mut buffer, input.len(), output.len())?;
-        output
-            .iter_mut()
-            .zip(buffer)
-            .for_each(|(out, byte)| *out = byte);
+        if let (Some(answer), Some(bytes)) = (output.get_mut(..len), buffer.get(..len)) {
+            answer.copy_from_slice(bytes);
+        }
         Ok(len)
     }
 
@@ -154,7 +162,7 @@ impl ReplayHost {
             };
             let deadline = wait.and_then(|wait| started.checked_add(wait));
             attempt = match self.feed(deadline, cancels)? {
-                Fed::Requests => Attempt::Normal,
+                Fed::Ready => Attempt::Normal,
                 Fed::Deadline => Attempt::TimedOut,
                 Fed::End => return Err(Status::END_OF_FILE),
             };
@@ -208,6 +216,14 @@ impl ReplayHost {
     /// How far the replay has come.
     pub fn report(&self) -> ReplayReport {
         self.feed.lock().report()
+    }
+}
+
+/// Whether both paths lead to one file that exists.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
     }
 }
 

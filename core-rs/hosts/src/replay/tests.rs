@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kext_types::{Config, Decision, Direction, Reason, Timestamp, Verdict};
+use kext_types::{Capacities, Config, Decision, Direction, Reason, Timestamp, Verdict};
 use kext_wire::receive::{PayloadMode, ReceiveRequest, ReceiveResponse, ReceivedRequest};
 use kext_wire::verdicts::{SetVerdictsRequest, VerdictEntry};
 use kext_wire::{ControlCode, Status};
@@ -64,6 +64,14 @@ fn flows(count: u16) -> Vec<(u64, Vec<u8>)> {
             )
         })
         .collect()
+}
+
+/// The options of a replay at the pace of the time stamps.
+fn at_own_pace() -> ReplayOptions {
+    ReplayOptions {
+        realtime: true,
+        ..ReplayOptions::default()
+    }
 }
 
 fn receive(host: &ReplayHost, wait_ms: Option<u32>) -> Result<Vec<ReceivedRequest>, Status> {
@@ -209,11 +217,7 @@ fn a_read_at_the_captures_pace_waits_and_can_be_cancelled_without_loss() {
     let mut packets = flows(1);
     packets.push((60_000, udp("192.0.2.10:40000", "198.51.100.20:9", b"later")));
     let file = capture("pace", &packets);
-    let options = ReplayOptions {
-        realtime: true,
-        ..ReplayOptions::default()
-    };
-    let host = Arc::new(open(&file, options));
+    let host = Arc::new(open(&file, at_own_pace()));
     assert_eq!(receive(&host, None).unwrap().len(), 1);
     // The next packet is a minute away: a wait ends when it is over.
     let started = Instant::now();
@@ -262,9 +266,230 @@ fn what_cannot_be_opened_says_why() {
         },
         ..ReplayOptions::default()
     };
+    let output = capture("config-out", &flows(2));
+    let before = std::fs::read(&output.0).unwrap();
+    let options = ReplayOptions {
+        output: Some(output.0.clone()),
+        ..options
+    };
     let message = ReplayHost::open(&file.0, options)
         .err()
         .unwrap()
         .to_string();
     assert!(message.contains("loop_limit"), "{message}");
+    assert_eq!(std::fs::read(&output.0).unwrap(), before);
+}
+
+fn options_with(output: &Scratch) -> ReplayOptions {
+    ReplayOptions {
+        output: Some(output.0.clone()),
+        ..ReplayOptions::default()
+    }
+}
+
+fn records(file: &Scratch) -> Vec<Record> {
+    let reader = CaptureReader::open(&file.0).unwrap();
+    reader.map(Result::unwrap).collect()
+}
+
+#[test]
+fn padding_of_the_link_layer_is_not_written() {
+    let packet = udp("192.0.2.10:40000", "198.51.100.20:1", b"x");
+    let mut padded = packet.clone();
+    padded.resize(46, 0xee);
+    // The first is held and released, the second permitted where it stands.
+    let file = capture("padding", &[(0, padded.clone()), (1, padded)]);
+    let output = Scratch::new("padding-out");
+    let host = open(&file, options_with(&output));
+    assert_eq!(run(&host, Verdict::Accept), 1);
+    host.close().unwrap();
+    let written = records(&output);
+    assert_eq!(written.len(), 2);
+    for record in written {
+        assert_eq!(record.data, packet);
+        assert_eq!(record.original_len as usize, packet.len());
+    }
+}
+
+#[test]
+fn a_packet_cut_short_is_written_with_its_length_by_its_header() {
+    let packet = udp("192.0.2.10:40000", "198.51.100.20:1", &[7; 100]);
+    let file = Scratch::new("cut");
+    let mut writer = CaptureWriter::create(&file.0).unwrap();
+    for _ in 0..2 {
+        writer
+            .write(&Outgoing {
+                time: Timestamp::from_nanos(1),
+                interface: 0,
+                direction: Direction::Outbound,
+                data: &packet[..60],
+                // With four bytes of the link layer behind it.
+                original_len: packet.len() as u32 + 4,
+                comment: "",
+            })
+            .unwrap();
+    }
+    writer.finish().unwrap();
+    let output = Scratch::new("cut-out");
+    let host = open(&file, options_with(&output));
+    run(&host, Verdict::Accept);
+    host.close().unwrap();
+    let written = records(&output);
+    assert_eq!(written.len(), 2);
+    for record in written {
+        assert_eq!(record.data, packet[..60]);
+        assert_eq!(record.original_len as usize, packet.len());
+    }
+}
+
+#[test]
+fn time_that_begins_with_zero_passes_like_any_other() {
+    let file = Scratch::new("zero");
+    let mut writer = CaptureWriter::create(&file.0).unwrap();
+    for (seconds, port) in [(0, 1), (40, 2)] {
+        writer
+            .write(&Outgoing {
+                time: Timestamp::from_nanos(seconds * 1_000_000_000),
+                interface: 0,
+                direction: Direction::Outbound,
+                data: &udp("192.0.2.10:40000", &format!("198.51.100.20:{port}"), b"x"),
+                original_len: 0,
+                comment: "",
+            })
+            .unwrap();
+    }
+    writer.finish().unwrap();
+    let output = Scratch::new("zero-out");
+    let host = open(&file, options_with(&output));
+    receive(&host, None).unwrap();
+    receive(&host, None).unwrap();
+    host.close().unwrap();
+    // The first packet reached the hold limit at its own time, not at the next packet's.
+    let first = records(&output)[0].time.as_nanos();
+    assert_eq!(first, 30_000_000_000);
+}
+
+#[test]
+fn a_shutdown_ends_a_read_that_waits() {
+    let mut packets = flows(1);
+    packets.push((60_000, udp("192.0.2.10:40000", "198.51.100.20:9", b"later")));
+    let file = capture("shutdown", &packets);
+    let host = Arc::new(open(&file, at_own_pace()));
+    receive(&host, None).unwrap();
+    let reader = {
+        let host = Arc::clone(&host);
+        std::thread::spawn(move || receive(&host, Some(20_000)))
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    let started = Instant::now();
+    let code = ControlCode::ShutdownRequest.to_u32();
+    host.ioctl(code, &[], &mut []).unwrap();
+    assert_eq!(reader.join().unwrap(), Err(Status::FILE_CLOSED));
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "it waited until its wait was over"
+    );
+    assert_eq!(host.report().records, 2, "the next packet was read ahead");
+    assert_eq!(host.report().presented, 1, "but not presented");
+}
+
+#[test]
+fn a_wake_between_looking_and_sleeping_is_not_lost() {
+    let backend = super::Backend::new(None).unwrap();
+    let started = Instant::now();
+    let until = started + Duration::from_secs(20);
+    let seen = backend.wakes();
+    backend.wake();
+    backend.sleep(seen, until);
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn the_capture_is_never_written_over() {
+    let file = capture("over", &flows(1));
+    let before = std::fs::read(&file.0).unwrap();
+    let error = ReplayHost::open(&file.0, options_with(&file));
+    assert!(matches!(error, Err(ReplayError::OutputIsCapture(_))));
+    assert_eq!(std::fs::read(&file.0).unwrap(), before);
+}
+
+#[test]
+fn an_answer_shorter_than_its_input_leaves_the_rest_of_the_output() {
+    let host = open(&capture("short", &flows(1)), ReplayOptions::default());
+    let mut output = [0xee; 4];
+    let code = ControlCode::GetConnectionsStats.to_u32();
+    let answer = host.ioctl(code, &[0; 64], &mut output);
+    assert_eq!((answer, output), (Ok(0), [0xee; 4]));
+}
+
+#[test]
+fn a_shutdown_or_close_ends_a_read_at_whatever_moment_it_comes() {
+    let mut packets = flows(1);
+    packets.push((60_000, udp("192.0.2.10:40000", "198.51.100.20:9", b"later")));
+    let file = capture("moment", &packets);
+    let started = Instant::now();
+    for round in 0..200_u32 {
+        let options = ReplayOptions {
+            capacities: Capacities {
+                flows: 1_024,
+                packets: 16,
+                packet_bytes: 1 << 17,
+                ..Capacities::default()
+            },
+            ..at_own_pace()
+        };
+        let host = open(&file, options);
+        receive(&host, None).unwrap();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| receive(&host, Some(30_000)));
+            // From before the read begins to after it sleeps.
+            for _ in 0..round * 200 {
+                std::hint::spin_loop();
+            }
+            if round % 2 == 0 {
+                host.close().unwrap();
+            } else {
+                let code = ControlCode::ShutdownRequest.to_u32();
+                host.ioctl(code, &[], &mut []).unwrap();
+            }
+            assert_eq!(reader.join().unwrap(), Err(Status::FILE_CLOSED));
+        });
+    }
+    assert!(started.elapsed() < Duration::from_secs(25));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_read_once() {
+    let bytes = std::fs::read(&capture("piped", &flows(3)).0).unwrap();
+    let pipe = Scratch::new("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe.0).status();
+    assert!(made.unwrap().success());
+    let path = pipe.0.clone();
+    let writer = std::thread::spawn(move || std::fs::write(path, bytes));
+    let host = open(&pipe, ReplayOptions::default());
+    assert_eq!(run(&host, Verdict::Accept), 3);
+    writer.join().unwrap().unwrap();
+    assert!(host.report().local.starts_with("none "));
+    assert_eq!(host.report().bytes_total, 0);
+}
+
+#[test]
+fn at_its_own_pace_time_goes_on_between_packets() {
+    let mut packets = flows(1);
+    packets.push((60_000, udp("192.0.2.10:40000", "198.51.100.20:9", b"later")));
+    let file = capture("limit", &packets);
+    let options = ReplayOptions {
+        config: Config {
+            hold_limit_ms: 100,
+            ..Config::default()
+        },
+        ..at_own_pace()
+    };
+    let host = open(&file, options);
+    assert_eq!(receive(&host, None).unwrap().len(), 1);
+    assert_eq!(receive(&host, Some(400)), Ok(vec![]));
+    let counters = host.extension.engine().counters();
+    assert_eq!(counters.reason(Reason::PermittedHoldLimit), 1);
+    assert_eq!(host.report().presented, 1);
 }

@@ -1,0 +1,79 @@
+//! What is known of a cached flow.
+
+use crate::{FlowKey, ProcessId, Timestamp, Verdict};
+
+/// Why a flow is in the verdict cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FlowOrigin {
+    /// A permanent verdict for one of its packets.
+    Verdict = 0,
+    /// An update of its verdict by 5-tuple.
+    Update = 1,
+    /// It carries the answers of a redirected flow.
+    WayBack = 2,
+}
+
+impl FlowOrigin {
+    /// The number in the extended interface.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The origin with this number, if there is one.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Verdict),
+            1 => Some(Self::Update),
+            2 => Some(Self::WayBack),
+            _ => None,
+        }
+    }
+}
+
+/// Packets and bytes in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// Adds a packet of this many bytes.
+    pub const fn add(&mut self, bytes: u64) {
+        self.packets = self.packets.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// What has come since an earlier count.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_sub(earlier.packets),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+        }
+    }
+}
+
+/// A cached flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowInfo {
+    /// The flow.
+    pub flow: FlowKey,
+    /// Its verdict; on a way back that of the redirected flow.
+    pub verdict: Verdict,
+    /// Why it is cached.
+    pub origin: FlowOrigin,
+    /// The process that it belongs to, if known.
+    pub process_id: Option<ProcessId>,
+    /// What went out.
+    pub outbound: Traffic,
+    /// What came in.
+    pub inbound: Traffic,
+    /// When its first packet was presented.
+    pub first_seen: Timestamp,
+    /// When its last packet was presented.
+    pub last_seen: Timestamp,
+}
