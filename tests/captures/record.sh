@@ -105,10 +105,10 @@ trap 'exit 129' HUP
 # Small tools
 # --------------------------------------------------------------------------
 
-traffic() { # namespace arguments...: traffic.py in a namespace
+traffic() { # namespace arguments...: the package traffic in a namespace
     local space=$1
     shift
-    ip netns exec "$space" python3 "$here/traffic.py" "$@"
+    ip netns exec "$space" python3 "$here/traffic" "$@"
 }
 
 at() { # namespace command...: a command in a namespace
@@ -251,7 +251,7 @@ for end in "$client eth0" "$router lan" "$router wan" "$server eth0"; do
 done
 
 # The tunnel: the server's .22 is reached over tun0 instead of the router.
-background "$client" python3 "$here/traffic.py" tunnel tun0 "/run/netns/$server"
+background "$client" python3 "$here/traffic" tunnel tun0 "/run/netns/$server"
 until_true at "$server" ip link show tun0
 at "$client" ip link set tun0 up
 at "$server" ip link set tun0 up
@@ -339,7 +339,7 @@ background "$server" dnsmasq --keep-in-foreground --conf-file=/dev/null \
     --host-record=mail.example.test,198.51.100.25 \
     --cname=alias.example.test,www.example.test "${records[@]}"
 
-background "$server" python3 "$here/traffic.py" serve \
+background "$server" python3 "$here/traffic" serve \
     $server4 $server6 $far4 $far6
 mkdir -p "/etc/netns/$client"
 printf 'nameserver %s\noptions timeout:2\n' $server4 >"/etc/netns/$client/resolv.conf"
@@ -570,7 +570,7 @@ at "$client" tc qdisc del dev eth0 root
 at "$router" tc qdisc del dev lan root
 
 begin options.pcap
-background "$server" python3 "$here/traffic.py" raw-peers $server4 $server6
+background "$server" python3 "$here/traffic" raw-peers $server4 $server6
 sleep 0.5
 start "$client" eth0 "$out/options.pcap"
 try "$client" ping -4 -c 2 -i 0.2 -R $server4
@@ -646,7 +646,7 @@ mixture $server4 $server6
 stop "$out/snaplen.pcap"
 
 begin loopback.pcap
-background "$client" python3 "$here/traffic.py" serve --http 127.0.0.1 ::1
+background "$client" python3 "$here/traffic" serve --http 127.0.0.1 ::1
 until_true at "$client" nc -z ::1 80
 until_true at "$client" nc -z 127.0.0.1 7
 start "$client" lo "$tmp/lo.pcap"
@@ -662,7 +662,7 @@ for address in 127.0.0.1 ::1; do
 done
 fetch "http://$client4:81/" # the host's own address, over lo
 stop "$tmp/lo.pcap"
-python3 "$here/traffic.py" to-null "$tmp/lo.pcap" "$out/loopback.pcap"
+python3 "$here/traffic" to-null "$tmp/lo.pcap" "$out/loopback.pcap"
 
 echo "recording dhcp.pcap"
 guest='' host=''
@@ -709,7 +709,7 @@ new_space outer outer
 wire "$inner" eth0 $mac:0a "$outer" eth0 $mac:01
 for space in "$inner" "$outer"; do
     at "$space" ip link set eth0 mtu 1600
-    background "$space" python3 "$here/traffic.py" vlan-port eth0 \
+    background "$space" python3 "$here/traffic" vlan-port eth0 \
         --vlan vlan10=8100:10:0 --vlan qinq=88a8:100:3,8100:20:5
     until_true at "$space" ip link show qinq
 done
@@ -724,7 +724,7 @@ tagged() { # namespace, last octet of the MAC, of IPv4, of IPv6
     at "$1" ip link set vlan10 up
     at "$1" ip link set qinq up
 }
-background "$outer" python3 "$here/traffic.py" serve --http \
+background "$outer" python3 "$here/traffic" serve --http \
     0.0.0.0 ::
 start "$inner" eth0 "$out/vlan.pcap"
 tagged "$inner" 0a 10 10
