@@ -159,6 +159,15 @@ class ReplayReport:
     def too_short(self) -> int:
         """Packets too short to hold a link-layer header."""
     @property
+    def malformed(self) -> int:
+        """Packets that are too short for an IP packet, or whose headers cannot be walked."""
+    @property
+    def first_malformed(self) -> list[str]:
+        """The first 16 of them in words: which record, where in the file, and what is wrong."""
+    @property
+    def guessed(self) -> int:
+        """Packets with both ends local or neither, of which the lower end was taken as local."""
+    @property
     def local(self) -> str:
         """The local networks, and whether they were given or inferred, in words."""
     @property

@@ -78,7 +78,7 @@ class CaptureError(Error):
 
 
 class ConfigError(Error, ValueError):
-    """A configuration value is out of its range; the old configuration stays in force."""
+    """A configuration value is out of its range, or a network is none; nothing was changed."""
 
 
 class ProtocolMismatchError(Error):

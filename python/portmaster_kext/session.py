@@ -11,7 +11,13 @@ from typing import TypeAlias
 from portmaster_kext import _native
 from portmaster_kext.config import Config
 from portmaster_kext.counters import Counters
-from portmaster_kext.errors import CaptureError, ClosedError, InvalidVerdictError, UnknownIdError
+from portmaster_kext.errors import (
+    CaptureError,
+    ClosedError,
+    ConfigError,
+    InvalidVerdictError,
+    UnknownIdError,
+)
 from portmaster_kext.verdicts import Verdict
 
 Network: TypeAlias = (
@@ -56,8 +62,7 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
 
     Raises `DeviceError` for a device string that is not understood or not served here,
     `CaptureError` for a file that is no capture or an output that cannot be written or is the
-    capture itself, `ConfigError` for a value out of range, and `ValueError` for a network that is
-    none.
+    capture itself, and `ConfigError` for a value out of range or a network that is none.
     """
     settings = config if config is not None else Config()
     if ask_all:
@@ -75,12 +80,15 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
 
 
 def network(value: Network) -> str:
-    """The network as text. Raises `ValueError` if it is none, `TypeError` for another type."""
+    """The network as text. Raises `ConfigError` if it is none, `TypeError` for another type."""
     if not isinstance(value, Network):
         raise TypeError(f"a network is text such as '192.0.2.0/24', not {value!r}")
-    found = ipaddress.ip_network(value, strict=False)
+    try:
+        found = ipaddress.ip_network(value, strict=False)
+    except ValueError as error:
+        raise ConfigError(f"local: {error}") from None
     if "%" in str(found):
-        raise ValueError(f"{value!r} has a scope, which captures do not tell; leave it out")
+        raise ConfigError(f"local: {value!r} has a scope, which captures do not tell; leave it out")
     return str(found)
 
 

@@ -29,6 +29,21 @@ impl ReplayReport {
     }
 
     #[getter]
+    fn malformed(&self) -> u64 {
+        self.0.malformed
+    }
+
+    #[getter]
+    fn first_malformed(&self) -> Vec<String> {
+        self.0.first_malformed.clone()
+    }
+
+    #[getter]
+    fn guessed(&self) -> u64 {
+        self.0.guessed
+    }
+
+    #[getter]
     fn local(&self) -> &str {
         &self.0.local
     }

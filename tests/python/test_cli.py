@@ -252,7 +252,8 @@ def test_a_failing_policy_still_gives_a_balanced_summary(run, capture, policy, b
     assert says in done.stderr
     assert "portmaster_kext/cli" not in done.stderr, "only the policy's own frames"
     if format_ == "jsonl":
-        assert summary_of(done)["seen"] >= 1
+        requests = [event for event in lines(done) if event["event"] == "request"]
+        assert summary_of(done)["requests"] == len(requests) >= 1, "each request is told"
     else:
         assert re.search(r"seen \d+ = ", done.stdout)
 

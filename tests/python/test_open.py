@@ -166,26 +166,36 @@ def test_a_file_name_need_not_be_utf_8(tmp_path):
         pk.open("\udcff")
 
 
-LOOP = b"\x00\x00" + bytes(6)
-"""A hop-by-hop header whose next header is another one."""
+LOOP = b"\x3c\x00\x01\x04" + bytes(4)
+"""A destination options header whose next header is another one."""
 
 ODD = {
-    "zero-length": b"",
-    "one-byte": b"\x45",
-    "length-beyond-capture": builders.ipv4(
-        builders.CLIENT, builders.SERVER, 17, builders.udp_datagram(1, 2), total=1_500
+    "zero-length": (b"", "no room for an IP packet in the 14 bytes captured"),
+    "one-byte": (b"\x45", "header"),
+    "length-beyond-capture": (
+        builders.ipv4(
+            builders.CLIENT, builders.SERVER, 17, builders.udp_datagram(1, 2), total=1_500
+        ),
+        "IP length beyond the packet (byte 2 of the packet)",
     ),
-    "length-below-header": builders.ipv4(builders.CLIENT, builders.SERVER, 17, b"", total=10),
-    "header-length-below-minimum": builders.ipv4(
-        builders.CLIENT, builders.SERVER, 17, builders.udp_datagram(1, 2), ihl=4
+    "length-below-header": (
+        builders.ipv4(builders.CLIENT, builders.SERVER, 17, b"", total=10),
+        "IPv4 total length below 20 bytes (byte 2 of the packet)",
     ),
-    "extension-header-loop": builders.ipv6("2001:db8::1", "2001:db8::2", 0, LOOP * 200),
-    "version-7": b"\x70" + bytes(39),
+    "header-length-below-minimum": (
+        builders.ipv4(builders.CLIENT, builders.SERVER, 17, builders.udp_datagram(1, 2), ihl=4),
+        "header length",
+    ),
+    "extension-header-loop": (
+        builders.ipv6("2001:db8::1", "2001:db8::2", 60, LOOP * 200),
+        "extension headers (byte 104 of the packet)",
+    ),
+    "version-7": (b"\x70" + bytes(39), "IP version 7 (byte 0 of the packet)"),
 }
 
 
-@pytest.mark.parametrize("packet", ODD.values(), ids=ODD.keys())
-def test_a_packet_that_is_odd_ends_and_is_counted(opened, packet):
+@pytest.mark.parametrize(("packet", "says"), ODD.values(), ids=ODD.keys())
+def test_a_packet_that_is_odd_ends_is_counted_and_told(opened, packet, says):
     kext = opened(syn(80), packet, syn(81))
     asked = [r.remote_port for r in kext if r.accept() is None]
     assert asked[0] == 80
@@ -197,6 +207,11 @@ def test_a_packet_that_is_odd_ends_and_is_counted(opened, packet):
     assert report.records == 3
     assert report.presented + report.not_ip + report.too_short == 3
     assert counters.seen == report.presented
+    assert counters["permitted_unparsable"] + report.too_short == 1
+    [told] = report.first_malformed
+    assert report.malformed == 1
+    assert told.startswith("record 2 at byte ")
+    assert says in told
 
 
 def test_a_frame_shorter_than_its_header_is_counted_apart(tmp_path):

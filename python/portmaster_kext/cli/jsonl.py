@@ -72,8 +72,10 @@ class JsonLines:
             "wall_s": round(summary.wall_s, 6),
             "not_ip": report.not_ip,
             "too_short": report.too_short,
+            "malformed": report.malformed,
             "local": report.local,
             "local_inferred": report.local_inferred,
+            "local_guessed": report.guessed,
         }
         self._line(_encode(event))
 

@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--ask-all",
         action="store_true",
-        help="ask for each flow, also neighbour discovery, DHCP, broadcast and multicast, which "
-        "are permitted unasked by default",
+        help="ask for each flow, also neighbour discovery, DHCP, broadcast, multicast and fast "
+        "track, which are permitted unasked by default",
     )
     return parser

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from portmaster_kext._native import VerdictRequest
-from portmaster_kext.errors import AlreadyDecidedError, NotHeldError
+from portmaster_kext.errors import AlreadyDecidedError, Error, NotHeldError
 from portmaster_kext.session import Kext
 from portmaster_kext.verdicts import Decision, Verdict
 
@@ -100,6 +100,20 @@ def settle(
     except NotHeldError as error:
         return None, error.reason
     return Decision(verdict, True), "applied"
+
+
+def standing(request: VerdictRequest, kext: Kext) -> tuple[Decision | None, str]:
+    """What has become of a request whose policy failed, as `settle` tells it."""
+    try:
+        kext.get_payload(request.id)
+    except AlreadyDecidedError as error:
+        return error.first, "applied"
+    except NotHeldError as error:
+        return None, error.reason
+    except Error:
+        pass
+    # Closing settles it.
+    return None, "abandoned"
 
 
 def _shown(error: BaseException) -> str:

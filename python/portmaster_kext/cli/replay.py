@@ -57,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
     finally:
         # A write to a closed pipe ends up here too: held packets must not wait for the collector.
         closing = _guarded(kext.close)
-    reporter.summary(Summary.of(kext, time.perf_counter() - started))
+    summary = Summary.of(kext, time.perf_counter() - started)
+    reporter.summary(summary)
+    _tell_malformed(options.capture, summary)
     return status or closing
 
 
@@ -72,13 +74,31 @@ def _decide_all(
     """Decide request after request until the capture ends."""
     with progress:
         for request in kext:
-            answer = None if decide is None else policy.ask(decide, options.policy, request, kext)
-            decision, how = policy.settle(request, kext, answer, default)
+            try:
+                answer = (
+                    None if decide is None else policy.ask(decide, options.policy, request, kext)
+                )
+                decision, how = policy.settle(request, kext, answer, default)
+            except BaseException:
+                # Each request is told, also the one that the policy failed on.
+                reporter.request(Outcome(request, *policy.standing(request, kext)))
+                raise
             reporter.request(Outcome(request, decision, how))
             progress.update()
     if kext.closed:
         # By a thread of the policy, while nothing was asked.
         raise ClosedError("the capture has not been read to its end")
+
+
+def _tell_malformed(capture: str, summary: Summary) -> None:
+    """Say which packets of the capture are not what they should be, the first of them in full."""
+    report = summary.report
+    sys.stdout.flush()
+    for problem in report.first_malformed:
+        print(f"portmaster-kext: {capture}: {problem}", file=sys.stderr)
+    more = report.malformed - len(report.first_malformed)
+    if more > 0:
+        print(f"portmaster-kext: {capture}: {more:,} more malformed packets", file=sys.stderr)
 
 
 def _guarded(action: Callable[[], None], before: int = DONE) -> int:

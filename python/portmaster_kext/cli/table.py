@@ -69,6 +69,9 @@ class Table:
     def flows(self, flows: Iterator[Flow]) -> None:
         """Take the traffic of each cached flow."""
         for flow in flows:
+            if flow.origin == "way_back":
+                # The other half of a redirected flow, not a flow of its own.
+                continue
             row = self._flows.setdefault(_key(flow), _Row())
             row.verdict = str(flow.verdict)
             row.packets = flow.packets_out + flow.packets_in + row.single_packets
@@ -98,6 +101,7 @@ class Table:
             f"{report.records:,} packets in the file, {report.not_ip:,} of them not IP"
             f"{f', {report.too_short:,} too short' if report.too_short else ''}\n"
             f"local: {report.local}\n"
+            f"{_guessed(report.guessed)}"
             f"took {summary.wall_s:.3f} s\n"
         )
 
@@ -109,6 +113,13 @@ class Table:
                 for index, (word, width) in enumerate(zip(line, widths, strict=True))
             ]
             self._stream.write("  ".join(words).rstrip() + "\n")
+
+
+def _guessed(packets: int) -> str:
+    """The line about packets of which the addresses do not tell the local end."""
+    if not packets:
+        return ""
+    return f"of {packets:,} packets both ends are local or neither; the lower was taken as local\n"
 
 
 def _key(flow: Flow | VerdictRequest) -> _Key:

@@ -22,15 +22,20 @@ pub struct CaptureError {
 /// Where in a capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
-    /// The number of the record that is, or would have been, read; counted from 1.
+    /// The number of the record that is, or would have been, read; counted from 1. 0 is the file's
+    /// header.
     pub record: u64,
-    /// The offset of its first byte (its header's, not its data's) from the start of the file.
+    /// The offset of its first byte (its header's, not its data's) from the start of the file; in
+    /// the file's header, that of the field.
     pub offset: u64,
 }
 
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "record {} at byte {}", self.record, self.offset)
+        match self.record {
+            0 => write!(f, "file header at byte {}", self.offset),
+            record => write!(f, "record {record} at byte {}", self.offset),
+        }
     }
 }
 
@@ -110,9 +115,7 @@ pub enum CaptureErrorKind {
     },
 
     /// A pcapng packet names an interface that its section does not describe.
-    #[error(
-        "{at} is from interface {interface}, and its section describes only {described} interfaces before it"
-    )]
+    #[error("{at} is from interface {interface}, and its section describes {described} before it")]
     UnknownInterface {
         /// The record.
         at: At,

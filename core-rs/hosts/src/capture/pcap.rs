@@ -43,22 +43,20 @@ impl Pcap {
                 available: bytes.len() as u64,
             });
         };
-        let at = At {
-            record: 1,
-            offset: 0,
-        };
+        let at = |offset| At { record: 0, offset };
         if header.version_major != 2 {
             return Err(CaptureErrorKind::UnknownVersion {
                 format: "pcap",
                 major: header.version_major,
                 minor: header.version_minor,
-                at,
+                at: at(4),
             });
         }
         // The upper six bits say how long the frame check sequence is, which IP's own length makes
         // irrelevant; the class bits below them would change the meaning of the number.
         let number = header.network.0.cast_unsigned() & 0x03ff_ffff;
         let Some(link_type) = LinkType::from_number(number) else {
+            let at = at(20);
             return Err(CaptureErrorKind::UnsupportedLinkType { number, at });
         };
         let pcap = Self {

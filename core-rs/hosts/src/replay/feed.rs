@@ -1,19 +1,20 @@
 //! Presents captured packets, as fast as they are read or at their own pace.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kext_extension::{Classification, Extension};
 use kext_packet::Headers;
-use kext_types::{Arrival, Event, Interface, Timestamp};
+use kext_types::{Arrival, Event, Interface, Reason, Timestamp};
 use kext_wire::Status;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::backend::{Backend, Leaving};
 use super::local::LocalSide;
-use super::{ReplayError, ReplayReport};
-use crate::capture::{CaptureReader, LinkPacket, Record, network_layer};
+use super::{MALFORMED_TOLD, ReplayError, ReplayReport};
+use crate::capture::{At, CaptureReader, LinkPacket, Record, network_layer};
 
 /// How often the extension is told the time.
 const TICK: Duration = Duration::from_millis(100);
@@ -38,6 +39,8 @@ pub(super) enum Fed {
 pub(super) struct Feed {
     reader: CaptureReader,
     record: Record,
+    /// Where the record is in the file.
+    at: At,
     /// Whether `record` was read and not presented.
     waiting: bool,
     local: LocalSide,
@@ -63,6 +66,10 @@ impl Feed {
         Ok(Self {
             reader,
             record: Record::default(),
+            at: At {
+                record: 0,
+                offset: 0,
+            },
             waiting: false,
             local,
             realtime,
@@ -90,9 +97,14 @@ impl Feed {
         if self.waiting {
             return true;
         }
+        let offset = self.reader.position();
         match self.reader.read_into(&mut self.record) {
             Ok(true) => {
                 self.waiting = true;
+                self.at = At {
+                    record: self.record.number,
+                    offset,
+                };
                 self.report.records += 1;
             }
             Ok(false) => self.ended = true,
@@ -131,12 +143,17 @@ impl Feed {
             }
             LinkPacket::TooShort => {
                 self.report.too_short += 1;
+                let len = record.data.len();
+                let problem = format!("no room for an IP packet in the {len} bytes captured");
+                self.report.tell_malformed(self.at, &problem);
                 return;
             }
         };
         let packet = record.data.get(offset..).unwrap_or_default();
+        let (direction, guessed) = self.local.direction(packet, on_wire, told);
+        self.report.guessed += u64::from(guessed);
         let arrival = Arrival {
-            direction: self.local.direction(packet, on_wire, told),
+            direction,
             interface: Interface {
                 index: interface.unwrap_or(record.interface),
                 sub_index: 0,
@@ -149,6 +166,14 @@ impl Feed {
         self.report.first_time.get_or_insert(record.time);
         self.report.last_time = Some(record.time);
         let classification = extension.classify(packet, on_wire, &arrival);
+        let unwalkable = matches!(
+            classification,
+            Classification::Permit(Reason::PermittedUnparsable)
+                | Classification::Discard(Reason::BlockedUnparsable | Reason::BlockedFragment)
+        );
+        if unwalkable && let Err(error) = Headers::parse(packet, on_wire) {
+            self.report.tell_malformed(self.at, &error);
+        }
         if let Classification::Permit(reason) = classification
             && extension.host().writes()
         {
@@ -183,6 +208,15 @@ impl Feed {
         extension.host().advance(now);
         self.last_tick = Some(now);
         while extension.tick() {}
+    }
+}
+
+impl ReplayReport {
+    fn tell_malformed(&mut self, at: At, problem: &dyn Display) {
+        self.malformed += 1;
+        if self.first_malformed.len() < MALFORMED_TOLD {
+            self.first_malformed.push(format!("{at}: {problem}"));
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use kext_packet::Headers;
 use kext_types::{Address, Direction, IpVersion};
 
-use crate::capture::{CaptureError, CaptureReader, LinkPacket, Record, network_layer};
+use crate::capture::{CaptureError, CaptureReader, LinkPacket, LinkType, Record, network_layer};
 
 /// How many records an inference looks at.
 const INFERENCE_RECORDS: u64 = 100_000;
@@ -58,7 +58,11 @@ impl LocalSide {
             } = found
                 && let Some((source, destination)) = record.data.get(offset..).and_then(addresses)
             {
-                census.add(source, destination, direction);
+                let hardware = match record.link_type {
+                    LinkType::Ethernet => record.data.get(6..).and_then(<[u8]>::first_chunk),
+                    _ => None,
+                };
+                census.add(source, destination, direction, hardware.copied());
             }
         }
         let nets: Vec<IpNet> = census.busiest().into_iter().map(IpNet::from).collect();
@@ -87,33 +91,37 @@ impl LocalSide {
         self.nets.iter().any(|net| net.contains(&address))
     }
 
-    /// Which way a packet goes. `told` is what the link layer says of it, which counts where nobody
-    /// has given addresses.
+    /// Which way a packet goes, and whether that was guessed by the lower end. `told` is what the
+    /// link layer says of it, which counts where nobody has given addresses.
     pub(super) fn direction(
         &self,
         packet: &[u8],
         on_wire: usize,
         told: Option<Direction>,
-    ) -> Direction {
+    ) -> (Direction, bool) {
+        let known = |direction| (direction, false);
         let Some((source, destination)) = addresses(packet) else {
-            return told.unwrap_or(Direction::Inbound);
+            return known(told.unwrap_or(Direction::Inbound));
         };
         let loops = source == destination || source.is_loopback() || destination.is_loopback();
         if let Some(direction) = told
             && self.inferred
             && !loops
         {
-            return direction;
+            return known(direction);
         }
         if source.is_unspecified() {
             // Who has no address yet asks for one.
-            return Direction::Outbound;
+            return known(Direction::Outbound);
         }
         match (self.contains(source), self.contains(destination)) {
-            (true, false) => Direction::Outbound,
-            (false, true) => Direction::Inbound,
-            (false, false) if is_group(destination) => Direction::Inbound,
-            (true, true) | (false, false) => lower_is_local(packet, on_wire, source, destination),
+            (true, false) => known(Direction::Outbound),
+            (false, true) => known(Direction::Inbound),
+            (false, false) if is_group(destination) => known(Direction::Inbound),
+            (true, true) | (false, false) => {
+                let direction = lower_is_local(packet, on_wire, source, destination);
+                (direction, true)
+            }
         }
     }
 }
@@ -181,6 +189,9 @@ impl Scope {
     }
 }
 
+/// A hardware address.
+type Mac = [u8; 6];
+
 /// How often each address takes part.
 #[derive(Default)]
 struct Census {
@@ -188,6 +199,8 @@ struct Census {
     packets: u64,
     /// Packets whose direction the link layer told.
     told: u64,
+    /// Who sent without an address first, as one that asks for its address does.
+    without_address: Option<Mac>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -198,11 +211,22 @@ struct Standing {
     packets: u64,
     /// Before how many packets it first sent one; `None` if it never did.
     first_sent: Option<u64>,
+    /// The hardware address that it first sent from.
+    hardware: Option<Mac>,
 }
 
 impl Census {
-    fn add(&mut self, source: IpAddr, destination: IpAddr, told: Option<Direction>) {
+    fn add(
+        &mut self,
+        source: IpAddr,
+        destination: IpAddr,
+        told: Option<Direction>,
+        hardware: Option<Mac>,
+    ) {
         self.told += u64::from(told.is_some());
+        if source == IpAddr::from([0; 4]) {
+            self.without_address = self.without_address.or(hardware);
+        }
         let ends = [
             (source, Direction::Outbound),
             (destination, Direction::Inbound),
@@ -216,37 +240,53 @@ impl Census {
             standing.told_local += u64::from(told == Some(local_if));
             if local_if == Direction::Outbound {
                 standing.first_sent.get_or_insert(self.packets);
+                standing.hardware = standing.hardware.or(hardware);
             }
         }
         self.packets += 1;
     }
 
-    /// The address of each scope that is most often local or, that being equal, takes part most
-    /// often, sends first, and is the lowest.
+    /// The address of each scope that is most often local or, that being equal, has the local
+    /// hardware address, takes part most often, sends first, and is the lowest.
     fn busiest(&self) -> Vec<IpAddr> {
+        let local = self.local_hardware();
+        Scope::ALL
+            .iter()
+            .filter_map(|scope| self.first(local, |address| Scope::of(address) == *scope))
+            .collect()
+    }
+
+    /// The hardware address of the local side: who asked for an address, else who has the address
+    /// that takes part most often.
+    fn local_hardware(&self) -> Option<Mac> {
+        self.without_address.or_else(|| {
+            let busiest = self.first(None, |address| Scope::of(address) != Scope::V6Link)?;
+            self.seen.get(&busiest)?.hardware
+        })
+    }
+
+    /// The first of the addresses that `wanted` wants.
+    fn first(&self, local: Option<Mac>, wanted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
         let rank = |(address, standing): &(&IpAddr, &Standing)| {
-            let first_sent = standing.first_sent.unwrap_or(u64::MAX);
+            let is_local = local.is_some() && standing.hardware == local;
             (
-                std::cmp::Reverse((standing.told_local, standing.packets)),
-                first_sent,
+                std::cmp::Reverse((standing.told_local, is_local, standing.packets)),
+                standing.first_sent.unwrap_or(u64::MAX),
                 **address,
             )
         };
-        Scope::ALL
+        self.seen
             .iter()
-            .filter_map(|scope| {
-                self.seen
-                    .iter()
-                    .filter(|(address, _)| Scope::of(**address) == *scope)
-                    .min_by_key(rank)
-                    .map(|(address, _)| *address)
-            })
-            .collect()
+            .filter(|(address, _)| wanted(**address))
+            .min_by_key(rank)
+            .map(|(address, _)| *address)
     }
 
     fn grounds(&self) -> &'static str {
         if self.told > 0 {
             "the link layer tells the direction"
+        } else if self.without_address.is_some() {
+            "it asked for its address"
         } else {
             "in most packets, or the first to send"
         }
@@ -269,7 +309,7 @@ mod tests {
 
     fn direction(local: &LocalSide, source: &str, destination: &str) -> Direction {
         let packet = packet(source, destination);
-        local.direction(&packet, packet.len(), None)
+        local.direction(&packet, packet.len(), None).0
     }
 
     #[test]
@@ -300,7 +340,8 @@ mod tests {
             let end = |address: &str, port| std::net::SocketAddr::new(ip(address), port);
             let back = kext_packet::testing::udp(&mut buffer, end(b, 9), end(a, 7), b"x").to_vec();
             let key = |bytes: &[u8]| {
-                let direction = local.direction(bytes, bytes.len(), None);
+                let (direction, guessed) = local.direction(bytes, bytes.len(), None);
+                assert!(guessed);
                 Headers::parse(bytes, bytes.len())
                     .unwrap()
                     .flow_key(direction)
@@ -330,12 +371,12 @@ mod tests {
     fn the_busiest_address_of_each_scope_is_local() {
         let mut census = Census::default();
         for server in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
-            census.add(ip("10.0.0.1"), ip(server), None);
-            census.add(ip(server), ip("10.0.0.1"), None);
+            census.add(ip("10.0.0.1"), ip(server), None, None);
+            census.add(ip(server), ip("10.0.0.1"), None, None);
         }
-        census.add(ip("fe80::2"), ip("fe80::1"), None);
-        census.add(ip("fe80::1"), ip("fe80::2"), None);
-        census.add(ip("10.0.0.1"), ip("224.0.0.251"), None);
+        census.add(ip("fe80::2"), ip("fe80::1"), None, None);
+        census.add(ip("fe80::1"), ip("fe80::2"), None, None);
+        census.add(ip("10.0.0.1"), ip("224.0.0.251"), None, None);
         assert_eq!(census.busiest(), [ip("10.0.0.1"), ip("fe80::2")]);
     }
 
@@ -343,9 +384,37 @@ mod tests {
     fn what_the_link_layer_tells_counts_more_than_numbers() {
         let mut census = Census::default();
         for _ in 0..5 {
-            census.add(ip("10.0.0.9"), ip("10.0.0.8"), None);
+            census.add(ip("10.0.0.9"), ip("10.0.0.8"), None, None);
         }
-        census.add(ip("10.0.0.9"), ip("10.0.0.1"), Some(Direction::Inbound));
+        census.add(
+            ip("10.0.0.9"),
+            ip("10.0.0.1"),
+            Some(Direction::Inbound),
+            None,
+        );
         assert_eq!(census.busiest(), [ip("10.0.0.1")]);
+    }
+
+    #[test]
+    fn hardware_addresses_tell_which_of_two_equals_is_local() {
+        const HOST: Option<Mac> = Some([2, 0, 0, 0, 0, 1]);
+        const ROUTER: Option<Mac> = Some([2, 0, 0, 0, 0, 2]);
+        let mut census = Census::default();
+        // The router speaks first and as often, but the host is in every other packet.
+        census.add(ip("fe80::1"), ip("fe80::9"), None, ROUTER);
+        census.add(ip("fe80::9"), ip("fe80::1"), None, HOST);
+        for _ in 0..3 {
+            census.add(ip("2001:db8::9"), ip("2001:db8:2::1"), None, HOST);
+        }
+        census.add(ip("2001:db8::9"), ip("2001:db8:2::2"), None, HOST);
+        assert_eq!(census.busiest(), [ip("2001:db8::9"), ip("fe80::9")]);
+        // Whoever asks for an address is the host, even if a server answers more often.
+        let mut census = Census::default();
+        census.add(ip("0.0.0.0"), ip("255.255.255.255"), None, HOST);
+        census.add(ip("192.0.2.1"), ip("192.0.2.10"), None, ROUTER);
+        census.add(ip("192.0.2.1"), ip("224.0.0.1"), None, ROUTER);
+        census.add(ip("192.0.2.10"), ip("224.0.0.251"), None, HOST);
+        census.add(ip("192.0.2.1"), ip("192.0.2.10"), None, ROUTER);
+        assert_eq!(census.busiest(), [ip("192.0.2.10")]);
     }
 }

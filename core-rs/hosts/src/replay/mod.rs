@@ -45,6 +45,9 @@ pub struct ReplayOptions {
     pub capacities: Capacities,
 }
 
+/// How many malformed packets a [`ReplayReport`] tells in words.
+pub const MALFORMED_TOLD: usize = 16;
+
 /// How far a replay has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplayReport {
@@ -56,10 +59,17 @@ pub struct ReplayReport {
     pub not_ip: u64,
     /// Records too short to hold one.
     pub too_short: u64,
+    /// Records and packets that are not what they should be: too short for a packet, or with headers
+    /// that cannot be walked.
+    pub malformed: u64,
+    /// The first [`MALFORMED_TOLD`] of them: which record, where in the file, and what is wrong.
+    pub first_malformed: Vec<String>,
     /// Which side is local, in words.
     pub local: String,
     /// Whether that was inferred.
     pub local_inferred: bool,
+    /// Packets with both ends local or neither, of which the lower end was taken as local.
+    pub guessed: u64,
     /// Bytes of the capture file read.
     pub bytes_read: u64,
     /// The capture file's length in bytes; 0 if it has none.

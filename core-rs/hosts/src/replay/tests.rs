@@ -493,3 +493,36 @@ fn at_its_own_pace_time_goes_on_between_packets() {
     assert_eq!(counters.reason(Reason::PermittedHoldLimit), 1);
     assert_eq!(host.report().presented, 1);
 }
+
+#[test]
+fn malformed_packets_are_told_with_their_place_and_what_is_wrong() {
+    let good = udp("192.0.2.10:40000", "198.51.100.20:9", b"x");
+    let mut short_header = good.clone();
+    short_header[0] = 0x44;
+    let mut beyond = good.clone();
+    beyond[2..4].copy_from_slice(&200_u16.to_be_bytes());
+    let mut chain = vec![0x60, 0, 0, 0, 0, 72, 60, 64];
+    chain.extend([0x20; 32]);
+    // Nine destination options headers, one more than is walked.
+    for _ in 0..9 {
+        chain.extend([60, 0, 1, 4, 0, 0, 0, 0]);
+    }
+    let packets = [good, short_header, beyond, chain, Vec::new()];
+    let timed: Vec<_> = (1..).zip(packets).collect();
+    let file = capture("malformed", &timed);
+    let host = open(&file, ReplayOptions::default());
+    run(&host, Verdict::Accept);
+    let report = host.report();
+    assert_eq!((report.malformed, report.too_short), (4, 1));
+    let expected = [
+        ("record 2 at byte ", "header length"),
+        ("record 3 at byte ", "IP length beyond"),
+        ("record 4 at byte ", "extension headers"),
+        ("record 5 at byte ", "the 0 bytes captured"),
+    ];
+    for (told, (place, problem)) in report.first_malformed.iter().zip(expected) {
+        assert!(told.starts_with(place) && told.contains(problem), "{told}");
+    }
+    let counters = host.extension.engine().counters();
+    assert_eq!(counters.reason(Reason::PermittedUnparsable), 3);
+}

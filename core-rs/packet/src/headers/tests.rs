@@ -107,7 +107,7 @@ fn what_is_wrong_with_an_ipv4_header() {
     assert_eq!(with(3, 19), ParseErrorKind::IpLengthTooSmall.at(2));
     assert_eq!(
         with(3, 19).to_string(),
-        "IPv4 total length below 20 bytes (at byte 2)"
+        "IPv4 total length below 20 bytes (byte 2 of the packet)"
     );
 }
 

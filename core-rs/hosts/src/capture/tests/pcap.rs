@@ -145,7 +145,7 @@ fn a_link_type_without_support_is_refused_by_name() {
     assert_eq!(count, 0);
     assert_eq!(
         message,
-        "test.cap: link type LINKTYPE_IEEE802_11 (105) is not supported (record 1 at byte 0)"
+        "test.cap: link type LINKTYPE_IEEE802_11 (105) is not supported (file header at byte 20)"
     );
     let (_, message) = failure(&File::pcap(false, MICROS, 3_333).bytes);
     assert!(
@@ -169,7 +169,7 @@ fn an_unknown_version_is_refused() {
     let (_, message) = failure(&file.bytes);
     assert_eq!(
         message,
-        "test.cap: pcap version 9.4 is not known (record 1 at byte 0)"
+        "test.cap: pcap version 9.4 is not known (file header at byte 4)"
     );
 }
 

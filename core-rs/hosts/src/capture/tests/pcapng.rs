@@ -147,7 +147,7 @@ fn sections_have_their_own_byte_order_and_interfaces() {
         .section(false)
         .packet(0, 0, b"", 0);
     let (_, message) = failure(&file.bytes);
-    assert!(message.contains("describes only 0 interfaces"), "{message}");
+    assert!(message.contains("describes 0 before it"), "{message}");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_packet_of_an_interface_that_is_not_described_is_refused() {
     let (count, message) = failure(&file.bytes);
     assert_eq!(count, 1);
     assert!(
-        message.contains("is from interface 3, and its section describes only 1 interfaces"),
+        message.contains("is from interface 3, and its section describes 1 before it"),
         "{message}"
     );
     let (_, message) = failure(&File::pcapng(false).block(3, &[0; 4]).bytes);
