@@ -1,10 +1,14 @@
-//! `cargo xtask bench`: the replay path measured, from packet to verdict and back.
+//! `cargo xtask bench`: the engine's operations measured one by one, then the replay path, from packet
+//! to verdict and back.
 
 use crate::failure::Result;
 use crate::run::run as run_command;
 use crate::workspace::Workspace;
 
 pub(crate) fn run(workspace: &Workspace, _: &[String]) -> Result<()> {
-    let mut bench = workspace.cargo();
-    run_command(bench.args(["bench", "--package", "kext-hosts", "--bench", "replay"]))
+    for (package, bench) in [("kext-engine", "engine"), ("kext-hosts", "replay")] {
+        let mut cargo = workspace.cargo();
+        run_command(cargo.args(["bench", "--package", package, "--bench", bench]))?;
+    }
+    Ok(())
 }

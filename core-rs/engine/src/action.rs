@@ -98,40 +98,47 @@ impl Met {
 }
 
 impl Fate {
+    /// What becomes of any packet of the flow, if that is the same for all.
+    #[inline]
+    pub(crate) fn plain_action(&self, met: Met) -> Option<Action> {
+        match self {
+            Self::Verdict(Verdict::Accept, _) => Some(Action::Permit(
+                met.choose(Reason::PermittedCache, Reason::PermittedVerdict),
+            )),
+            Self::Verdict(Verdict::Block, _) => Some(Action::Block(
+                met.choose(Reason::BlockedCache, Reason::BlockedVerdict),
+            )),
+            Self::Verdict(Verdict::Drop, _) => Some(Action::Drop(
+                met.choose(Reason::DroppedCache, Reason::DroppedVerdict),
+            )),
+            _ => None,
+        }
+    }
+
     /// What becomes of one packet of the flow.
     pub(crate) fn action(&self, packet: &RequestInfo, met: Met) -> Action {
+        if let Some(action) = self.plain_action(met) {
+            return action;
+        }
         let flow = &packet.flow;
         let direction = packet.arrival.direction;
         match self {
-            Self::Verdict(Verdict::Accept, _) => {
-                Action::Permit(met.choose(Reason::PermittedCache, Reason::PermittedVerdict))
-            }
-            Self::Verdict(Verdict::Block, _) => {
-                Action::Block(met.choose(Reason::BlockedCache, Reason::BlockedVerdict))
-            }
-            Self::Verdict(Verdict::Drop, _) => {
-                Action::Drop(met.choose(Reason::DroppedCache, Reason::DroppedVerdict))
-            }
-            Self::Verdict(Verdict::RedirectDns | Verdict::RedirectTunnel, None) => {
-                Action::Drop(if redirect::is_possible(flow) {
-                    Reason::DroppedRedirectFull
-                } else {
-                    Reason::DroppedRedirectImpossible
-                })
-            }
+            Self::Verdict(_, None) => Action::Drop(if redirect::is_possible(flow) {
+                Reason::DroppedRedirectFull
+            } else {
+                Reason::DroppedRedirectImpossible
+            }),
             // It goes to the target without our help, and its answers come from there.
             Self::Verdict(_, Some(translation)) if translation.is_identity(flow) => {
                 Action::Permit(met.choose(Reason::PermittedCache, Reason::PermittedVerdict))
             }
-            Self::Verdict(Verdict::RedirectDns | Verdict::RedirectTunnel, Some(translation)) => {
-                match translation.forward(flow, direction) {
-                    Some(rewrite) => Action::Redirect(
-                        met.choose(Reason::RedirectedCache, Reason::RedirectedVerdict),
-                        rewrite,
-                    ),
-                    None => Action::Drop(Reason::DroppedRedirectImpossible),
-                }
-            }
+            Self::Verdict(_, Some(translation)) => match translation.forward(flow, direction) {
+                Some(rewrite) => Action::Redirect(
+                    met.choose(Reason::RedirectedCache, Reason::RedirectedVerdict),
+                    rewrite,
+                ),
+                None => Action::Drop(Reason::DroppedRedirectImpossible),
+            },
             Self::WayBack(way_back) => match way_back.back(flow, direction) {
                 Some(rewrite) => Action::Redirect(Reason::RedirectedReturn, rewrite),
                 None => Action::Drop(Reason::DroppedRedirectImpossible),

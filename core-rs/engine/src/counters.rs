@@ -7,6 +7,8 @@
 use kext_sync::atomic::{AtomicU64, Ordering};
 use kext_types::{Disposition, Event, Reason};
 
+use crate::memory::{OutOfMemory, Vec, filled};
+
 /// Room for each disposition's reasons.
 const REASONS_EACH: usize = 16;
 const DISPOSITIONS: usize = Disposition::ALL.len();
@@ -36,11 +38,29 @@ const _: () = {
     }
 };
 
+/// Processors that count apart; a power of two. Those beyond share.
+const STRIPES: usize = 32;
+
 /// Every counter of the engine.
+///
+/// Each processor counts in a stripe of its own, or every packet would move cache lines between
+/// them. A counter is the sum of its stripes.
 pub struct Counters {
+    /// STRIPES of them.
+    stripes: Vec<Counts>,
+    /// Never counted in; there so that counting cannot fail.
+    spare: Counts,
+}
+
+#[repr(align(128))]
+struct Counts {
     reasons: [AtomicU64; DISPOSITIONS * REASONS_EACH],
     events: [AtomicU64; Event::ALL.len()],
 }
+
+/// The counters, as one processor counts.
+#[derive(Clone, Copy)]
+pub(crate) struct Stripe<'a>(&'a Counts);
 
 /// The sums of the counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,26 +80,45 @@ impl Totals {
     }
 }
 
-impl Counters {
-    pub(crate) fn new() -> Self {
+impl Counts {
+    const fn new() -> Self {
         Self {
             reasons: [const { AtomicU64::new(0) }; DISPOSITIONS * REASONS_EACH],
             events: [const { AtomicU64::new(0) }; Event::ALL.len()],
         }
     }
+}
+
+impl Counters {
+    pub(crate) fn try_new() -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            stripes: filled("counters", STRIPES, Counts::new)?,
+            spare: Counts::new(),
+        })
+    }
 
     /// How many packets ended for this reason.
     pub fn reason(&self, reason: Reason) -> u64 {
-        self.reasons
-            .get(reason_slot(reason))
-            .map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.sum(|counts| counts.reasons.get(reason_slot(reason)))
     }
 
     /// The value of an event's counter.
     pub fn event(&self, event: Event) -> u64 {
-        self.events
-            .get(event_slot(event))
-            .map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.sum(|counts| counts.events.get(event_slot(event)))
+    }
+
+    /// Wraps, as a packet may be held on one processor and let go on another.
+    fn sum(&self, of: impl Fn(&Counts) -> Option<&AtomicU64>) -> u64 {
+        // Bound: STRIPES.
+        self.stripes
+            .iter()
+            .filter_map(|counts| Some(of(counts)?.load(Ordering::Relaxed)))
+            .fold(0, u64::wrapping_add)
+    }
+
+    /// The stripe of a processor.
+    pub(crate) fn on(&self, processor: usize) -> Stripe<'_> {
+        Stripe(self.stripes.get(processor % STRIPES).unwrap_or(&self.spare))
     }
 
     /// The sums; exact at a quiet moment.
@@ -100,13 +139,20 @@ impl Counters {
 
     /// Counts one event.
     pub fn count(&self, event: Event) {
-        if let Some(counter) = self.events.get(event_slot(event)) {
+        self.on(0).count(event);
+    }
+}
+
+impl<'a> Stripe<'a> {
+    /// Counts one event.
+    pub(crate) fn count(self, event: Event) {
+        if let Some(counter) = self.0.events.get(event_slot(event)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// A packet is presented.
-    pub(crate) fn present(&self) -> Obligation<'_> {
+    pub(crate) fn present(self) -> Obligation<'a> {
         self.count(Event::Seen);
         Obligation {
             counters: self,
@@ -115,8 +161,8 @@ impl Counters {
     }
 
     /// A held packet leaves the packet cache.
-    pub(crate) fn unhold(&self) -> Obligation<'_> {
-        if let Some(counter) = self.events.get(event_slot(Event::Held)) {
+    pub(crate) fn unhold(self) -> Obligation<'a> {
+        if let Some(counter) = self.0.events.get(event_slot(Event::Held)) {
             counter.fetch_sub(1, Ordering::Relaxed);
         }
         Obligation {
@@ -125,8 +171,8 @@ impl Counters {
         }
     }
 
-    fn end(&self, reason: Reason) {
-        if let Some(counter) = self.reasons.get(reason_slot(reason)) {
+    fn end(self, reason: Reason) {
+        if let Some(counter) = self.0.reasons.get(reason_slot(reason)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -135,7 +181,7 @@ impl Counters {
 /// The duty to say, exactly once, how a packet ended.
 #[must_use = "a packet that nobody settles is counted as forgotten"]
 pub struct Obligation<'a> {
-    counters: &'a Counters,
+    counters: Stripe<'a>,
     open: bool,
 }
 
@@ -167,9 +213,9 @@ mod tests {
 
     #[test]
     fn every_reason_and_event_has_a_counter_of_its_own() {
-        let counters = Counters::new();
+        let counters = Counters::try_new().unwrap();
         for reason in Reason::ALL {
-            counters.present().end(reason);
+            counters.on(0).present().end(reason);
         }
         for reason in Reason::ALL {
             assert_eq!(counters.reason(reason), 1, "{reason:?}");
@@ -179,19 +225,19 @@ mod tests {
 
     #[test]
     fn a_forgotten_packet_is_counted() {
-        let counters = Counters::new();
-        drop(counters.present());
+        let counters = Counters::try_new().unwrap();
+        drop(counters.on(0).present());
         assert_eq!(counters.reason(Reason::DroppedUnsettled), 1);
         assert!(counters.totals().balanced());
     }
 
     #[test]
     fn a_held_packet_balances_before_and_after_its_end() {
-        let counters = Counters::new();
-        counters.present().hold();
+        let counters = Counters::try_new().unwrap();
+        counters.on(0).present().hold();
         assert_eq!(counters.totals().held, 1);
         assert!(counters.totals().balanced());
-        counters.unhold().end(Reason::PermittedVerdict);
+        counters.on(1).unhold().end(Reason::PermittedVerdict);
         assert_eq!(counters.totals().held, 0);
         assert!(counters.totals().balanced());
     }

@@ -1,16 +1,19 @@
 //! What is counted for a flow, held or cached.
 
 use kext_packet::{Headers, TcpFlags, TransportInfo};
-use kext_types::{Direction, ProcessId, RequestInfo, Timestamp, Traffic};
+use kext_types::{Arrival, Direction, ProcessId, Timestamp, Traffic};
 
 /// A flow's traffic, and how far its TCP connection is closed.
+///
+/// In this order, what a look-up of a cached flow reads comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct FlowStats {
-    pub(crate) process_id: Option<ProcessId>,
+    pub(crate) last_seen: Timestamp,
     /// Outbound and inbound.
     pub(crate) traffic: [Traffic; 2],
     pub(crate) first_seen: Timestamp,
-    pub(crate) last_seen: Timestamp,
+    pub(crate) process_id: Option<ProcessId>,
     closing: u8,
 }
 
@@ -34,15 +37,16 @@ impl FlowStats {
     }
 
     /// Adds a packet of the flow.
-    pub(crate) fn add(&mut self, packet: &RequestInfo, headers: &Headers) {
-        let direction = packet.arrival.direction;
+    pub(crate) fn add(&mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) {
+        let direction = arrival.direction;
+        let size = u64::from(headers.total_len);
         let [outbound, inbound] = &mut self.traffic;
         match direction {
-            Direction::Outbound => outbound.add(packet.size.into()),
-            Direction::Inbound => inbound.add(packet.size.into()),
+            Direction::Outbound => outbound.add(size),
+            Direction::Inbound => inbound.add(size),
         }
-        self.process_id = packet.arrival.process_id.or(self.process_id);
-        self.last_seen = self.last_seen.max(packet.time);
+        self.process_id = arrival.process_id.or(self.process_id);
+        self.last_seen = self.last_seen.max(now);
         if let TransportInfo::Tcp(segment) = &headers.transport_info {
             // A new connection between the same ends.
             if segment.flags.contains(TcpFlags::SYN) {

@@ -49,6 +49,17 @@ pub(crate) struct Origin {
     pub(crate) infrastructure: bool,
 }
 
+impl Origin {
+    /// What the packet with these headers is by itself.
+    #[inline]
+    pub(crate) fn of(headers: &Headers, direction: Direction) -> Self {
+        Self {
+            flow: headers.flow_key(direction),
+            infrastructure: headers.is_infrastructure(),
+        }
+    }
+}
+
 struct Followed {
     origin: Origin,
     seen: Timestamp,

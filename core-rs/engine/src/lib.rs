@@ -14,8 +14,8 @@
 //! allocates itself after [`Engine::try_new`]. No path's cost grows with the number of entries. What
 //! is to be done comes back as a value that has to be settled, and is counted when it is.
 //!
-//! Locks, in the order in which they may be taken: the packet cache's; inside it one shard of the
-//! verdict cache, or the settings. The fragment table's and the reply limiter's are taken alone.
+//! Locks, in the order in which they may be taken: the packet cache's; inside it one turn to
+//! insert into the verdict cache, inside that one of its flows and that flow's cold part; or the settings. The fragment table's and the reply limiter's are taken alone.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@ mod action;
 mod blocks;
 mod counters;
 mod flow_stats;
+mod flow_table;
 mod fragments;
 mod hash;
 mod limiter;
@@ -50,6 +51,7 @@ pub use packet_cache::{Delivery, HeldPacket, NotHeld};
 pub use release::Releases;
 
 use action::{Fate, Met};
+use counters::Stripe;
 use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
@@ -118,7 +120,7 @@ impl<R: RawLock> Engine<R> {
         let allocate = || {
             Ok(Self {
                 settings: Settings::new(config),
-                counters: Counters::new(),
+                counters: Counters::try_new()?,
                 flows: VerdictCache::try_new(capacities.flows)?,
                 packets: Lock::new(PacketCache::try_new(&capacities)?),
                 fragments: Lock::new(FragmentTable::try_new(capacities.fragments)?),
@@ -165,7 +167,21 @@ impl<R: RawLock> Engine<R> {
         arrival: &Arrival,
         now: Timestamp,
     ) -> Classified<'_> {
-        let obligation = self.counters.present();
+        self.classify_on(0, bytes, on_wire, arrival, now)
+    }
+
+    /// The same, counted apart for each `processor`, so that processors do not slow each other down.
+    /// Any number is good, and a wrong one costs time only.
+    pub fn classify_on(
+        &self,
+        processor: usize,
+        bytes: &[u8],
+        on_wire: usize,
+        arrival: &Arrival,
+        now: Timestamp,
+    ) -> Classified<'_> {
+        let counters = self.counters.on(processor);
+        let obligation = counters.present();
         let policies = self.settings.policies();
         let settle = |obligation, action, headers| Classified::Settled {
             settled: Settled { obligation, action },
@@ -189,51 +205,60 @@ impl<R: RawLock> Engine<R> {
                 return settle(obligation, action, None);
             }
         };
-        let headers_known = Some(headers);
-        let origin = match self.origin_of(&headers, arrival, policies, now) {
-            Ok(origin) => origin,
-            Err(action) => return settle(obligation, action, headers_known),
+        let whole = headers.fragment.is_none();
+        let origin = if whole {
+            fragments::Origin::of(&headers, arrival.direction)
+        } else {
+            match self.origin_of(&headers, arrival, policies, now) {
+                Ok(origin) => origin,
+                Err(action) => return settle(obligation, action, Some(headers)),
+            }
         };
         if policies.permits_infrastructure() && origin.infrastructure {
             let action = Action::Permit(Reason::PermittedInfrastructure);
-            return settle(obligation, action, headers_known);
+            return settle(obligation, action, Some(headers));
         }
-        let flow = origin.flow;
+        let flow = &origin.flow;
+        let hash = self.hasher.hash(flow);
+        let hit = self.hit(hash, flow, arrival, &headers, now, counters);
+        // What most packets are: nothing beyond their key is needed, nor copied.
+        if let Some(action) = hit.and_then(|fate| fate.plain_action(Met::Cached)) {
+            return settle(obligation, action, Some(headers));
+        }
         // Link-layer padding behind the packet is no part of it.
         let bytes = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
         let packet = RequestInfo {
             id: PLACEHOLDER,
             time: now,
-            flow,
+            flow: *flow,
             arrival: *arrival,
             size: headers.total_len,
             held_len: bytes.len() as u32,
         };
-        let hash = self.hasher.hash(&flow);
-        if let Some(fate) = self.hit(hash, &packet, &headers) {
+        if let Some(fate) = hit {
             let action = self.cached_action(hash, &fate, &packet);
-            return settle(obligation, action, headers_known);
+            return settle(obligation, action, Some(headers));
         }
-        if let Some(reason) = self.permitted_unasked(&headers, &flow, policies) {
-            return settle(obligation, Action::Permit(reason), headers_known);
+        if let Some(reason) = self.permitted_unasked(&headers, flow, policies) {
+            return settle(obligation, Action::Permit(reason), Some(headers));
         }
         let mut packets = self.packets.lock();
         // The verdict may have come since the look-up above; from here on it cannot.
-        if let Some(fate) = self.hit(hash, &packet, &headers) {
+        if let Some(fate) = self.hit(hash, flow, arrival, &headers, now, counters) {
             drop(packets);
             let action = self.cached_action(hash, &fate, &packet);
-            return settle(obligation, action, headers_known);
+            return settle(obligation, action, Some(headers));
         }
         let ask_each = policies.asks_each_packet();
-        match packets.hold(hash, &packet, &headers, bytes, ask_each, &self.counters) {
+        match packets.hold(hash, &packet, &headers, bytes, ask_each, counters) {
             Hold::Held { request_raised } => {
                 obligation.hold();
                 Classified::Held { request_raised }
             }
-            Hold::Refused(reason) => settle(obligation, Action::Drop(reason), headers_known),
+            Hold::Refused(reason) => settle(obligation, Action::Drop(reason), Some(headers)),
             Hold::NoReader => {
                 let action = Action::of_policy(policies.no_reader(), &action::NO_READER);
-                settle(obligation, action, headers_known)
+                settle(obligation, action, Some(headers))
             }
         }
     }
@@ -248,10 +273,7 @@ impl<R: RawLock> Engine<R> {
         now: Timestamp,
     ) -> Result<fragments::Origin, Action> {
         let direction = arrival.direction;
-        let origin = fragments::Origin {
-            flow: headers.flow_key(direction),
-            infrastructure: headers.is_infrastructure(),
-        };
+        let origin = fragments::Origin::of(headers, direction);
         let Some(fragment) = &headers.fragment else {
             return Ok(origin);
         };
@@ -272,9 +294,18 @@ impl<R: RawLock> Engine<R> {
         }
     }
 
-    fn hit(&self, hash: u64, packet: &RequestInfo, headers: &Headers) -> Option<Fate> {
-        self.flows
-            .hit(hash, packet, headers, &self.settings, &self.counters)
+    #[inline]
+    fn hit(
+        &self,
+        hash: u64,
+        flow: &FlowKey,
+        arrival: &Arrival,
+        headers: &Headers,
+        now: Timestamp,
+        counters: Stripe<'_>,
+    ) -> Option<Fate> {
+        let found = self.flows.live(hash, flow, &self.settings, now, counters)?;
+        found.hit(arrival, headers, now)
     }
 
     /// What a cached fate does with a packet. On the way there a redirected packet makes sure that
@@ -355,8 +386,14 @@ impl<R: RawLock> Engine<R> {
         }
         let (key, way_back) = translation.way_back(flow, verdict);
         let hash = self.hasher.hash(&key);
-        self.flows
-            .claim_way_back(hash, key, way_back, &self.settings, now, &self.counters)
+        self.flows.claim_way_back(
+            hash,
+            key,
+            way_back,
+            &self.settings,
+            now,
+            self.counters.on(0),
+        )
     }
 
     // ---- requests and verdicts ------------------------------------------------------------------
@@ -459,7 +496,15 @@ impl<R: RawLock> Engine<R> {
 
     /// Forgets every cached verdict, in constant time. Held packets stay held.
     pub fn clear_cache(&self) {
-        self.flows.clear(&self.counters);
+        self.flows.clear(self.counters.on(0));
+    }
+
+    /// The verdict of a cached flow, if it is cached and has not been idle for too long. It then counts
+    /// as seen now; no packet is counted. The way back of a redirected flow has that flow's verdict.
+    pub fn lookup(&self, flow: &FlowKey, now: Timestamp) -> Option<Verdict> {
+        let hash = self.hasher.hash(flow);
+        self.flows
+            .lookup(hash, flow, &self.settings, now, self.counters.on(0))
     }
 
     /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its

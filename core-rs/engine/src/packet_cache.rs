@@ -10,7 +10,7 @@ use kext_types::{
 
 use crate::action::Fate;
 use crate::blocks::{BlockPool, Chain, MAX_CHAIN};
-use crate::counters::Counters;
+use crate::counters::Stripe;
 use crate::flow_stats::FlowStats;
 use crate::list::{Link, Links, List};
 use crate::memory::{OutOfMemory, Vec, filled};
@@ -332,7 +332,7 @@ impl PacketCache {
         headers: &Headers,
         bytes: &[u8],
         ask_each_packet: bool,
-        counters: &Counters,
+        counters: Stripe<'_>,
     ) -> Hold {
         // What joins a flow that is being let go needs no reader, and must not overtake it.
         if !self.reader && !self.is_decided(hash, &packet.flow) {
@@ -365,7 +365,7 @@ impl PacketCache {
             return Hold::Refused(Reason::DroppedUnsettled);
         };
         flow.packets.push_back(&mut self.slots, slot);
-        flow.stats.add(packet, headers);
+        flow.stats.add(&packet.arrival, headers, packet.time);
         let ask = if flow.decided.is_some() {
             None
         } else if ask_each_packet {
@@ -427,7 +427,7 @@ impl PacketCache {
 
     /// Drops the oldest packet of a flow that holds as many as it may. The packet that user mode was
     /// asked about stays as long as another can go, or its verdict would find nothing.
-    fn make_room_in_flow(&mut self, flow: Handle, counters: &Counters) {
+    fn make_room_in_flow(&mut self, flow: Handle, counters: Stripe<'_>) {
         let Some(pending) = self.pending.get(flow) else {
             return;
         };
@@ -451,7 +451,7 @@ impl PacketCache {
     }
 
     /// Drops a held packet. Its flow is returned for a [`PacketCache::follow_up`].
-    fn evict(&mut self, slot: u32, reason: Reason, counters: &Counters) -> Option<Handle> {
+    fn evict(&mut self, slot: u32, reason: Reason, counters: Stripe<'_>) -> Option<Handle> {
         let taken = self.take(slot, VerdictOutcome::Evicted, 0)?;
         counters.unhold().end(reason);
         self.blocks.free(taken.chain);
@@ -459,7 +459,7 @@ impl PacketCache {
     }
 
     /// Raises a slot's verdict request.
-    fn raise(&mut self, slot: u32, counters: &Counters) {
+    fn raise(&mut self, slot: u32, counters: Stripe<'_>) {
         let Some(held) = self.slots.held_mut(slot) else {
             return;
         };
@@ -566,7 +566,7 @@ impl PacketCache {
     }
 
     /// What is next for a flow after its packet was let go.
-    pub(crate) fn next(&mut self, handle: Handle, counters: &Counters) -> Next {
+    pub(crate) fn next(&mut self, handle: Handle, counters: Stripe<'_>) -> Next {
         let Some(flow) = self.pending.get_mut(handle) else {
             return Next::Done;
         };
@@ -591,7 +591,7 @@ impl PacketCache {
     }
 
     /// Leaves the rest of a decided flow's packets to the tick, or ends a release without more ado.
-    pub(crate) fn stall(&mut self, handle: Handle, counters: &Counters) {
+    pub(crate) fn stall(&mut self, handle: Handle, counters: Stripe<'_>) {
         let Some(flow) = self.pending.get_mut(handle) else {
             return;
         };
@@ -665,7 +665,7 @@ impl PacketCache {
 
     /// After a packet of a flow has gone: asks for the next one, or forgets the flow. Says whether a
     /// request was raised.
-    fn follow_up(&mut self, flow: Handle, counters: &Counters) -> bool {
+    fn follow_up(&mut self, flow: Handle, counters: Stripe<'_>) -> bool {
         let Some(pending) = self.pending.get(flow) else {
             return false;
         };

@@ -148,14 +148,19 @@ impl<R: RawLock> Settings<R> {
         Policies(self.policies.load(Ordering::Relaxed))
     }
 
-    /// How long a cached flow may be idle.
-    pub(crate) fn idle_limit(&self, closed: bool) -> Duration {
+    /// How long a cached flow may be idle, in nanoseconds.
+    pub(crate) fn idle_limit(&self, closed: bool) -> u64 {
         let limit = if closed {
             &self.flow_closed_ms
         } else {
             &self.flow_idle_ms
         };
-        Duration::from_millis(limit.load(Ordering::Relaxed).into())
+        u64::from(limit.load(Ordering::Relaxed)) * 1_000_000
+    }
+
+    /// How long every cached flow may be idle, in nanoseconds.
+    pub(crate) fn least_idle_limit(&self) -> u64 {
+        self.idle_limit(false).min(self.idle_limit(true))
     }
 
     pub(crate) fn hold_limit(&self) -> Duration {

@@ -45,11 +45,6 @@ impl<K: Copy + Eq, V> Table<K, V> {
         })
     }
 
-    /// How many entries the table has room for.
-    pub(crate) fn ways(&self) -> usize {
-        self.entries.len()
-    }
-
     pub(crate) fn find(&self, hash: u64, key: &K) -> Option<Handle> {
         let tag = tag_of(hash);
         // Bound: 2 buckets of WAYS entries.
@@ -123,14 +118,6 @@ impl<K: Copy + Eq, V> Table<K, V> {
         let way = handle.0 as usize;
         *self.tags.get_mut(way)? = FREE;
         self.entries.get_mut(way)?.take()
-    }
-
-    /// The entry at a position from 0 to [`Table::ways`], for listing.
-    pub(crate) fn at_mut(&mut self, position: usize) -> Option<(&K, &mut V)> {
-        match self.entries.get_mut(position) {
-            Some(Some((key, value))) => Some((key, value)),
-            _ => None,
-        }
     }
 
     /// The first ways of the two buckets of a hash.

@@ -1,105 +1,93 @@
 //! The verdict cache: flows whose fate is known.
 //!
-//! Sharded by the key's hash, a lock a shard, so that processors with different flows do not meet.
-//! Clearing it is a new epoch: entries of an older one are dead and make room first.
+//! Clearing it is a new epoch: flows of an older one are dead, and were all seen before any live one,
+//! so that they make room first.
 
 use kext_packet::Headers;
+use kext_sync::RawLock;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use kext_sync::{Lock, RawLock};
-use kext_types::{Event, FlowInfo, FlowKey, FlowOrigin, RequestInfo, Timestamp, Traffic, Verdict};
+use kext_types::{Arrival, Event, FlowInfo, FlowKey, FlowOrigin, Timestamp, Verdict};
 
 use crate::action::Fate;
-use crate::counters::Counters;
+use crate::counters::Stripe;
 use crate::flow_stats::FlowStats;
-use crate::memory::{OutOfMemory, Vec, try_filled};
+use crate::flow_table::{FlowTable, Found};
+use crate::memory::OutOfMemory;
 use crate::redirect::WayBack;
 use crate::settings::Settings;
-use crate::table::{Inserted, Table};
-
-/// Shards; a power of two. Two processors rarely want the same of so many.
-const SHARDS: usize = 16;
 
 /// How many positions of the cache one call of a listing looks at.
 const LIST_POSITIONS: usize = 4_096;
-/// How many of them it looks at under one lock.
-const LOCKED_POSITIONS: usize = 64;
-
-struct Flow {
-    fate: Fate,
-    origin: FlowOrigin,
-    epoch: u32,
-    stats: FlowStats,
-    /// Traffic by direction that [`VerdictCache::report_traffic`] has told already.
-    reported: [Traffic; 2],
-}
-
-type Shard = Table<FlowKey, Flow>;
 
 pub(crate) struct VerdictCache<R> {
-    shards: Vec<Lock<R, Shard>>,
+    flows: FlowTable<R>,
     epoch: AtomicU32,
     /// Where the next report of traffic begins.
     report_cursor: AtomicU64,
 }
 
-impl Flow {
-    fn new(fate: Fate, origin: FlowOrigin, epoch: u32, stats: FlowStats) -> Self {
-        Self {
-            fate,
-            origin,
-            epoch,
-            stats,
-            reported: [Traffic::default(); 2],
-        }
-    }
-
+impl<R: RawLock> Found<'_, R> {
     /// Whether this is no way back, which belongs to another flow.
     fn has_verdict(&self) -> bool {
-        matches!(self.fate, Fate::Verdict(..))
+        matches!(self.fate(), Fate::Verdict(..))
     }
 
     fn verdict(&self) -> Verdict {
-        match &self.fate {
-            Fate::Verdict(verdict, _) => *verdict,
+        match self.fate() {
+            Fate::Verdict(verdict, _) => verdict,
             Fate::WayBack(way_back) => way_back.verdict(),
         }
     }
 
-    fn info(&self, key: &FlowKey) -> FlowInfo {
-        let [outbound, inbound] = self.stats.traffic;
+    fn info(&self) -> FlowInfo {
+        let stats = self.stats();
+        let [outbound, inbound] = stats.traffic;
         FlowInfo {
-            flow: *key,
+            flow: *self.key(),
             verdict: self.verdict(),
-            origin: self.origin,
-            process_id: self.stats.process_id,
+            origin: self.origin(),
+            process_id: stats.process_id,
             outbound,
             inbound,
-            first_seen: self.stats.first_seen,
-            last_seen: self.stats.last_seen,
+            first_seen: stats.first_seen,
+            last_seen: stats.last_seen,
         }
     }
 
-    fn is_idle<R: RawLock>(&self, settings: &Settings<R>, now: Timestamp) -> bool {
-        now.since(self.stats.last_seen) > settings.idle_limit(self.stats.is_closed())
+    /// The flow's fate, for a packet of it that is counted to it. `None` for a packet that goes the
+    /// other way than a way back.
+    #[inline]
+    pub(crate) fn hit(
+        mut self,
+        arrival: &Arrival,
+        headers: &Headers,
+        now: Timestamp,
+    ) -> Option<Fate> {
+        let fate = self.fate();
+        if let Fate::WayBack(way_back) = &fate
+            && !way_back.applies_to(arrival.direction)
+        {
+            return None;
+        }
+        self.count(|stats| stats.add(arrival, headers, now));
+        Some(fate)
+    }
+
+    fn is_idle(&self, settings: &Settings<R>, now: Timestamp) -> bool {
+        let stats = self.stats();
+        let idle = now.as_nanos().saturating_sub(stats.last_seen.as_nanos());
+        // Whether it is closed stands in another cache line, and mostly does not matter.
+        idle > settings.least_idle_limit() && idle > settings.idle_limit(stats.is_closed())
     }
 }
 
 impl<R: RawLock> VerdictCache<R> {
     pub(crate) fn try_new(capacity: u32) -> Result<Self, OutOfMemory> {
-        let each = (capacity as usize).div_ceil(SHARDS);
         Ok(Self {
-            shards: try_filled("verdict cache shards", SHARDS, || {
-                Ok(Lock::new(Table::try_new("the verdict cache", each)?))
-            })?,
+            flows: FlowTable::try_new(capacity as usize)?,
             epoch: AtomicU32::new(0),
             report_cursor: AtomicU64::new(0),
         })
-    }
-
-    /// The shard of a hash, by bits that choose no bucket: buckets take them from the low end of
-    /// each half.
-    fn shard(&self, hash: u64) -> Option<&Lock<R, Shard>> {
-        self.shards.get((hash >> 28) as usize % SHARDS)
     }
 
     /// The number of times that the cache was cleared.
@@ -107,34 +95,41 @@ impl<R: RawLock> VerdictCache<R> {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    /// Looks a packet's flow up, and counts the packet to it if it is there.
-    pub(crate) fn hit(
+    /// A flow that is neither dead nor idle for too long; one that is, is removed.
+    #[inline]
+    pub(crate) fn live(
         &self,
         hash: u64,
-        packet: &RequestInfo,
-        headers: &Headers,
+        key: &FlowKey,
         settings: &Settings<R>,
-        counters: &Counters,
-    ) -> Option<Fate> {
-        let mut shard = self.shard(hash)?.lock();
-        let handle = shard.find(hash, &packet.flow)?;
-        let flow = shard.get_mut(handle)?;
-        if flow.epoch != self.epoch() {
-            shard.remove(handle);
+        now: Timestamp,
+        counters: Stripe<'_>,
+    ) -> Option<Found<'_, R>> {
+        let found = self.flows.find(hash, key)?;
+        if found.epoch() != self.epoch() {
+            found.remove();
             return None;
         }
-        if flow.is_idle(settings, packet.time) {
+        if found.is_idle(settings, now) {
             counters.count(Event::FlowExpired);
-            shard.remove(handle);
+            found.remove();
             return None;
         }
-        if let Fate::WayBack(way_back) = &flow.fate
-            && !way_back.applies_to(packet.arrival.direction)
-        {
-            return None;
-        }
-        flow.stats.add(packet, headers);
-        Some(flow.fate)
+        Some(found)
+    }
+
+    /// The verdict of a cached flow, which stays cached as if a packet of it had come now.
+    pub(crate) fn lookup(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        now: Timestamp,
+        counters: Stripe<'_>,
+    ) -> Option<Verdict> {
+        let mut found = self.live(hash, key, settings, now, counters)?;
+        found.count(|stats| stats.last_seen = stats.last_seen.max(now));
+        Some(found.verdict())
     }
 
     /// Caches a flow's fate, in place of what was cached for it. Nothing is cached if the cache was
@@ -146,13 +141,21 @@ impl<R: RawLock> VerdictCache<R> {
         fate: Fate,
         stats: FlowStats,
         epoch: u32,
-        counters: &Counters,
+        counters: Stripe<'_>,
     ) {
-        if let Some(shard) = self.shard(hash)
-            && epoch == self.epoch()
-        {
-            let flow = Flow::new(fate, FlowOrigin::Verdict, epoch, stats);
-            put(&mut shard.lock(), hash, key, flow, epoch, counters);
+        let Some(inserting) = self.flows.inserting(hash) else {
+            return;
+        };
+        if epoch != self.epoch() {
+            return;
+        }
+        counters.count(Event::FlowCached);
+        if let Some(mut standing) = self.flows.find(hash, &key) {
+            standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
+            return;
+        }
+        if inserting.insert(key, fate, FlowOrigin::Verdict, epoch, stats) == Some(epoch) {
+            counters.count(Event::FlowEvicted);
         }
     }
 
@@ -165,25 +168,30 @@ impl<R: RawLock> VerdictCache<R> {
         way_back: WayBack,
         settings: &Settings<R>,
         now: Timestamp,
-        counters: &Counters,
+        counters: Stripe<'_>,
     ) -> bool {
         let epoch = self.epoch();
-        let Some(shard) = self.shard(hash) else {
+        let Some(inserting) = self.flows.inserting(hash) else {
             return false;
         };
-        let mut shard = shard.lock();
         let fate = Fate::WayBack(way_back);
-        if let Some(flow) = shard.find_mut(hash, &key)
-            && flow.epoch == epoch
-            && !flow.is_idle(settings, now)
-        {
-            if flow.fate == fate {
-                flow.stats.last_seen = flow.stats.last_seen.max(now);
+        let (origin, stats) = (FlowOrigin::WayBack, FlowStats::new(now));
+        if let Some(mut standing) = self.flows.find(hash, &key) {
+            if standing.epoch() == epoch && !standing.is_idle(settings, now) {
+                let same = standing.fate() == fate;
+                if same {
+                    standing.count(|stats| stats.last_seen = stats.last_seen.max(now));
+                }
+                return same;
             }
-            return flow.fate == fate;
+            counters.count(Event::FlowCached);
+            standing.replace(fate, origin, epoch, stats);
+            return true;
         }
-        let flow = Flow::new(fate, FlowOrigin::WayBack, epoch, FlowStats::new(now));
-        put(&mut shard, hash, key, flow, epoch, counters);
+        counters.count(Event::FlowCached);
+        if inserting.insert(key, fate, origin, epoch, stats) == Some(epoch) {
+            counters.count(Event::FlowEvicted);
+        }
         true
     }
 
@@ -195,34 +203,26 @@ impl<R: RawLock> VerdictCache<R> {
         settings: &Settings<R>,
         now: Timestamp,
     ) -> bool {
-        let epoch = self.epoch();
-        self.shard(hash).is_some_and(|shard| {
-            shard.lock().find_mut(hash, key).is_some_and(|flow| {
-                flow.epoch == epoch && flow.has_verdict() && !flow.is_idle(settings, now)
-            })
+        self.flows.find(hash, key).is_some_and(|found| {
+            found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now)
         })
     }
 
     /// Gives a cached flow a new fate in place of `old`, if it still has that.
     pub(crate) fn exchange(&self, hash: u64, key: &FlowKey, old: &Fate, new: Fate) {
-        if let Some(shard) = self.shard(hash)
-            && let Some(flow) = shard.lock().find_mut(hash, key)
-            && flow.fate == *old
+        if let Some(mut found) = self.flows.find(hash, key)
+            && found.fate() == *old
         {
-            flow.fate = new;
+            found.set_fate(new);
         }
     }
 
     /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none.
     pub(crate) fn update(&self, hash: u64, key: &FlowKey, fate: Fate) -> bool {
-        let epoch = self.epoch();
-        let Some(shard) = self.shard(hash) else {
-            return false;
-        };
-        match shard.lock().find_mut(hash, key) {
-            Some(flow) if flow.epoch == epoch && flow.has_verdict() => {
-                flow.fate = fate;
-                flow.origin = FlowOrigin::Update;
+        match self.flows.find(hash, key) {
+            Some(mut found) if found.epoch() == self.epoch() && found.has_verdict() => {
+                found.set_fate(fate);
+                found.set_origin(FlowOrigin::Update);
                 true
             }
             _ => false,
@@ -230,7 +230,7 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Forgets every flow, in constant time.
-    pub(crate) fn clear(&self, counters: &Counters) {
+    pub(crate) fn clear(&self, counters: Stripe<'_>) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
         counters.count(Event::CacheCleared);
     }
@@ -241,8 +241,8 @@ impl<R: RawLock> VerdictCache<R> {
         let epoch = self.epoch();
         // A cursor is the next position plus one, as 0 stands for the beginning.
         let start = usize::try_from(cursor.saturating_sub(1)).unwrap_or(usize::MAX);
-        let visited = self.visit(start, LIST_POSITIONS, |key, flow| {
-            flow.epoch != epoch || show(&flow.info(key))
+        let visited = self.visit(start, LIST_POSITIONS, |flow| {
+            flow.epoch() != epoch || show(&flow.info())
         });
         if visited.next >= self.positions() {
             0
@@ -266,20 +266,21 @@ impl<R: RawLock> VerdictCache<R> {
         // Bound: one round of the cache in steps of LIST_POSITIONS, each with locks of its own.
         while left > 0 {
             let step = left.min(LIST_POSITIONS);
-            let visited = self.visit(cursor, step, |key, flow| {
-                let [outbound, inbound] = flow.stats.traffic;
-                let [told_outbound, told_inbound] = flow.reported;
+            let visited = self.visit(cursor, step, |flow| {
+                let traffic = flow.stats().traffic;
+                let [outbound, inbound] = traffic;
+                let [told_outbound, told_inbound] = flow.reported();
                 let news = FlowInfo {
                     outbound: outbound.since(told_outbound),
                     inbound: inbound.since(told_inbound),
-                    ..flow.info(key)
+                    ..flow.info()
                 };
-                if flow.epoch != epoch || news.outbound.bytes + news.inbound.bytes == 0 {
+                if flow.epoch() != epoch || news.outbound.bytes + news.inbound.bytes == 0 {
                     return true;
                 }
                 let shown = show(&news);
                 if shown {
-                    flow.reported = flow.stats.traffic;
+                    flow.set_reported(traffic);
                 }
                 shown
             });
@@ -297,50 +298,34 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     fn positions(&self) -> usize {
-        self.ways_each().saturating_mul(SHARDS)
+        self.flows.len()
     }
 
-    /// The ways of each shard; all have as many.
-    fn ways_each(&self) -> usize {
-        self.shards.first().map_or(0, |shard| shard.lock().ways())
-    }
-
-    /// Shows the entries at `count` positions from `start` on, until `see` says to stop.
+    /// Shows the flows at `count` positions from `start` on, each under its lock, until `see` says
+    /// to stop.
     fn visit(
         &self,
         start: usize,
         count: usize,
-        mut see: impl FnMut(&FlowKey, &mut Flow) -> bool,
+        mut see: impl FnMut(&mut Found<'_, R>) -> bool,
     ) -> Visited {
-        let ways = self.ways_each();
         let end = start.saturating_add(count).min(self.positions());
-        let mut next = start;
-        // Bound: `count` positions; a lock is held for at most LOCKED_POSITIONS of them.
-        while next < end {
-            let Some(shard) = next.checked_div(ways).and_then(|i| self.shards.get(i)) else {
-                break;
-            };
-            let first = next % ways;
-            let last = ways
-                .min(first.saturating_add(LOCKED_POSITIONS))
-                .min(first.saturating_add(end - next));
-            let mut shard = shard.lock();
-            for position in first..last {
-                if let Some((key, flow)) = shard.at_mut(position)
-                    && !see(key, flow)
-                {
-                    return Visited {
-                        next,
-                        looked_at: next - start,
-                        stopped: true,
-                    };
-                }
-                next += 1;
+        // Bound: `count` positions.
+        for next in start..end {
+            if self.flows.may_hold(next)
+                && let Some(mut found) = self.flows.at(next)
+                && !see(&mut found)
+            {
+                return Visited {
+                    next,
+                    looked_at: next - start,
+                    stopped: true,
+                };
             }
         }
         Visited {
-            next,
-            looked_at: next.saturating_sub(start),
+            next: end.max(start),
+            looked_at: end.saturating_sub(start),
             stopped: false,
         }
     }
@@ -352,26 +337,4 @@ struct Visited {
     next: usize,
     looked_at: usize,
     stopped: bool,
-}
-
-/// Puts a flow into a shard, over what stood under its key. Dead flows make room first, then the
-/// least recently seen of the two buckets.
-fn put(shard: &mut Shard, hash: u64, key: FlowKey, flow: Flow, epoch: u32, counters: &Counters) {
-    counters.count(Event::FlowCached);
-    if let Some(standing) = shard.find_mut(hash, &key) {
-        *standing = flow;
-        return;
-    }
-    let inserted = shard.insert(hash, key, flow, |flow| {
-        Some(if flow.epoch == epoch {
-            flow.stats.last_seen.as_nanos().max(1)
-        } else {
-            0
-        })
-    });
-    if let Inserted::Evicted(_, _, evicted) = inserted
-        && evicted.epoch == epoch
-    {
-        counters.count(Event::FlowEvicted);
-    }
 }

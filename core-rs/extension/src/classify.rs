@@ -26,7 +26,11 @@ impl<H: Host> Extension<H> {
     /// and more only where the host saw the packet cut short. Nothing is kept of `bytes`.
     pub fn classify(&self, bytes: &[u8], on_wire: usize, arrival: &Arrival) -> Classification {
         let now = self.host.now();
-        match self.engine.classify(bytes, on_wire, arrival, now) {
+        let processor = self.host.processor();
+        match self
+            .engine
+            .classify_on(processor, bytes, on_wire, arrival, now)
+        {
             Classified::Held { request_raised } => {
                 if request_raised {
                     self.host.requests_ready();

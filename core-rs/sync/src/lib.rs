@@ -6,8 +6,9 @@
 //!
 //! # Order of locks
 //!
-//! At most two engine locks are held at once: the packet cache's, and inside it one of the verdict
-//! cache's shards or the settings; the others are taken alone. The extension's lock on its handle is
+//! At most four engine locks are held at once: the packet cache's; inside it one turn to insert into
+//! the verdict cache, inside that one cached flow, inside that its cold part. The settings may be
+//! taken inside the packet cache's lock; the others are taken alone. The extension's lock on its handle is
 //! taken before any of them. Nothing is called under a lock that could call back.
 
 #![no_std]

@@ -1,0 +1,210 @@
+//! An engine with flows in it, and the packets of these flows.
+
+use std::time::Instant;
+
+use kext_engine::{Action, Classified, Delivery, Engine, Releases};
+use kext_types::{
+    Address, Arrival, Capacities, Config, Decision, Direction, FlowKey, Interface, IpVersion,
+    PacketId, Reason, Timestamp, Verdict, protocol,
+};
+
+pub(crate) type Bench = Engine<parking_lot::RawMutex>;
+
+pub(crate) const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
+
+pub(crate) const ARRIVAL: Arrival = Arrival {
+    direction: Direction::Outbound,
+    interface: Interface {
+        index: 1,
+        sub_index: 0,
+    },
+    compartment: 1,
+    process_id: None,
+    passes: 0,
+};
+
+/// A verdict for one packet.
+pub(crate) const ONCE: Decision = Decision {
+    verdict: Verdict::Accept,
+    permanent: false,
+};
+
+const ACCEPT: Decision = Decision {
+    verdict: Verdict::Accept,
+    permanent: true,
+};
+
+/// How flows differ.
+#[derive(Clone, Copy)]
+pub(crate) enum Spread {
+    /// By local port and remote address.
+    Both,
+    /// By remote address only: all on one local port.
+    OnePort,
+}
+
+impl Spread {
+    fn ends(self, flow: u32) -> (u16, [u8; 4]) {
+        match self {
+            Self::Both => (
+                1_024 + (flow & 0x3fff) as u16,
+                (0x0b00_0000 + (flow >> 14)).to_be_bytes(),
+            ),
+            Self::OnePort => (40_000, (0x0b00_0000 + flow).to_be_bytes()),
+        }
+    }
+
+    pub(crate) fn key(self, flow: u32) -> FlowKey {
+        let (local_port, remote) = self.ends(flow);
+        FlowKey {
+            local: Address::v4([192, 0, 2, 10]),
+            remote: Address::v4(remote),
+            local_port,
+            remote_port: 443,
+            version: IpVersion::V4,
+            protocol: protocol::TCP,
+        }
+    }
+
+    /// A TCP segment of the flow: 64 bytes with 24 of payload.
+    pub(crate) fn packet(self, flow: u32) -> Packet {
+        let (local_port, remote) = self.ends(flow);
+        let mut packet = [0; 64];
+        packet[0] = 0x45;
+        packet[3] = 64;
+        packet[8] = 64;
+        packet[9] = protocol::TCP;
+        packet[12..16].copy_from_slice(&[192, 0, 2, 10]);
+        packet[16..20].copy_from_slice(&remote);
+        packet[20..22].copy_from_slice(&local_port.to_be_bytes());
+        packet[22..24].copy_from_slice(&443_u16.to_be_bytes());
+        packet[32] = 0x50;
+        packet[33] = 0x10;
+        packet
+    }
+}
+
+pub(crate) type Packet = [u8; 64];
+
+/// An engine with room for so many flows, and a reader.
+pub(crate) fn engine(flows: u32, packets: u32) -> Bench {
+    let capacities = Capacities {
+        flows,
+        packets,
+        packet_bytes: 32 << 20,
+        ..Capacities::default()
+    };
+    let engine = Engine::try_new(capacities, Config::default(), 42).expect("memory");
+    engine.set_reader(true);
+    engine
+}
+
+/// Presents a packet; says whether it was held.
+pub(crate) fn present(engine: &Bench, packet: &Packet, now: Timestamp) -> bool {
+    match engine.classify(packet, packet.len(), &ARRIVAL, now) {
+        Classified::Held { .. } => true,
+        Classified::Settled { settled, .. } => {
+            settled.obligation.end(reason(&settled.action));
+            false
+        }
+    }
+}
+
+/// The same on a processor.
+pub(crate) fn present_on(engine: &Bench, processor: usize, packet: &Packet, now: Timestamp) {
+    let classified = engine.classify_on(processor, packet, packet.len(), &ARRIVAL, now);
+    if let Classified::Settled { settled, .. } = classified {
+        settled.obligation.end(reason(&settled.action));
+    }
+}
+
+/// Holds a packet of a new flow and takes its request.
+pub(crate) fn hold(engine: &Bench, spread: Spread, flow: u32) -> PacketId {
+    assert!(present(engine, &spread.packet(flow), NOW));
+    match engine.deliver(|held| Some(held.info.id)) {
+        Delivery::Delivered(id) => id,
+        _ => panic!("no request waits"),
+    }
+}
+
+/// Decides the next request's flow for good, and times the step that caches it.
+pub(crate) fn time_insertion(engine: &Bench, now: Timestamp) -> u32 {
+    let Delivery::Delivered(id) = engine.deliver(|held| Some(held.info.id)) else {
+        panic!("no request waits");
+    };
+    let mut releases = engine.decide(id, ACCEPT, now).expect("a held packet");
+    while let Some(release) = {
+        let started = Instant::now();
+        match releases.next(|len| {
+            Some(Buffer {
+                bytes: [0; 64],
+                len,
+            })
+        }) {
+            None => return u32::try_from(started.elapsed().as_nanos()).unwrap_or(u32::MAX),
+            some => some,
+        }
+    } {
+        release
+            .settled
+            .obligation
+            .end(reason(&release.settled.action));
+    }
+    0
+}
+
+/// Gives the next request a permanent verdict and lets its packets go.
+pub(crate) fn decide_next(engine: &Bench, now: Timestamp) {
+    let Delivery::Delivered(id) = engine.deliver(|held| Some(held.info.id)) else {
+        panic!("no request waits");
+    };
+    drain(engine.decide(id, ACCEPT, now).expect("a held packet"));
+}
+
+/// Lets packets go, each through one buffer on the stack.
+pub(crate) fn drain(mut releases: Releases<'_, parking_lot::RawMutex>) -> u32 {
+    let mut count = 0;
+    while let Some(release) = releases.next(|len| {
+        Some(Buffer {
+            bytes: [0; 64],
+            len,
+        })
+    }) {
+        std::hint::black_box(&release.buffer);
+        release
+            .settled
+            .obligation
+            .end(reason(&release.settled.action));
+        count += 1;
+    }
+    count
+}
+
+struct Buffer {
+    bytes: Packet,
+    len: usize,
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+/// Teaches the engine these flows, one verdict each.
+pub(crate) fn teach(engine: &Bench, spread: Spread, flows: std::ops::Range<u32>) {
+    for flow in flows {
+        if present(engine, &spread.packet(flow), NOW) {
+            decide_next(engine, NOW);
+        }
+    }
+}
+
+fn reason(action: &Action) -> Reason {
+    match *action {
+        Action::Permit(reason)
+        | Action::Block(reason)
+        | Action::Drop(reason)
+        | Action::Redirect(reason, _) => reason,
+    }
+}
