@@ -99,6 +99,9 @@ const STD: &[Layer] = &[
     },
 ];
 
+/// A model checker, in place of locks and atomics in builds that set this flag and no others.
+const CHECKED: (&str, &str, &str) = ("kext-sync", "shuttle", "cfg(shuttle)");
+
 /// Crates that nothing may depend on, not even a test.
 const LEAVES: [&str; 2] = ["portmaster-kext-native", "xtask"];
 
@@ -153,7 +156,7 @@ fn check(metadata: &Value) -> Vec<String> {
             let for_tests = text(dependency, "kind") == "dev";
             let allowed = if LEAVES.contains(&wanted) {
                 false
-            } else if for_tests {
+            } else if for_tests || (name, wanted, text(dependency, "target")) == CHECKED {
                 true
             } else if ours.contains(wanted) {
                 layer.ours.contains(&wanted)
@@ -258,6 +261,22 @@ mod tests {
         assert_eq!(
             fault("kext-packet", &for_build),
             ["kext-packet may not depend on cc"]
+        );
+    }
+
+    #[test]
+    fn the_model_checker_is_for_builds_with_its_flag() {
+        let (name, wanted, target) = CHECKED;
+        let checked = json!({"name": wanted, "kind": null, "target": target});
+        assert_eq!(fault(name, &checked), Vec::<String>::new());
+        assert_eq!(
+            fault("kext-engine", &checked),
+            ["kext-engine may not depend on shuttle"]
+        );
+        let always = json!({"name": wanted, "kind": null, "target": null});
+        assert_eq!(
+            fault(name, &always),
+            ["kext-sync may not depend on shuttle"]
         );
     }
 

@@ -11,10 +11,12 @@ mod demo;
 mod deps;
 mod failure;
 mod headers;
+mod interleavings;
 mod lint;
 mod no_std;
 mod report;
 mod run;
+mod sanitize;
 mod test;
 mod vectors;
 mod venv;
@@ -46,7 +48,7 @@ const CHORES: &[Chore] = &[
     Chore {
         name: "test",
         arguments: "[TIER]...",
-        summary: "run the test tiers (unit, no-std, replay, fuzz-live; default: all)",
+        summary: "run the test tiers (unit, interleavings, no-std, replay, fuzz-live; default: all)",
         run: test::run_tiers,
     },
     Chore {
@@ -72,6 +74,12 @@ const CHORES: &[Chore] = &[
         arguments: "[--bless]",
         summary: "check the golden messages; --bless writes them anew",
         run: vectors::run,
+    },
+    Chore {
+        name: "sanitize",
+        arguments: "[miri|address]...",
+        summary: "unit tests of the driver's core under checkers of memory (nightly Rust)",
+        run: sanitize::run,
     },
     Chore {
         name: "bench",

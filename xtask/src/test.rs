@@ -5,6 +5,7 @@
 use std::process::Command;
 
 use crate::failure::{Failure, Result};
+use crate::interleavings;
 use crate::no_std;
 use crate::report::{Counts, Step, report};
 use crate::run::{run, succeeded, watched, works};
@@ -20,6 +21,12 @@ const TIERS: &[Step] = &[
         about: "Rust tests beside the code, properties, golden messages, stored fuzz inputs",
         promised: true,
         run: unit,
+    },
+    Step {
+        name: "interleavings",
+        about: "races of the engine, under a model checker of schedules",
+        promised: true,
+        run: interleavings::check,
     },
     Step {
         name: "no-std",
@@ -143,7 +150,7 @@ fn fuzz_one(workspace: &Workspace, target: &str, mut fuzz: Command) -> Result<()
 }
 
 /// The sum of cargo's lines `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
-fn count_cargo(seen: &str) -> Counts {
+pub(crate) fn count_cargo(seen: &str) -> Counts {
     let mut total = Counts::default();
     for line in seen.lines() {
         if let Some((_, rest)) = line

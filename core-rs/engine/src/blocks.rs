@@ -144,6 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "millions of bytes")]
         fn what_is_stored_comes_back_until_it_is_freed(
             operations in prop::collection::vec((any::<bool>(), 0..3_000usize, any::<u8>()), 0..200)
         ) {

@@ -236,7 +236,7 @@ fn dissect(bytes: &[u8]) -> (IpAddr, IpAddr, u8, u16, u16, usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2048))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 2048 }))]
 
     #[test]
     fn random_bytes_never_panic(

@@ -2,7 +2,11 @@
 //!
 //! Nothing else in the portable crates names a lock or an atomic, so that the whole system can be
 //! moved to other primitives in one place: the driver brings spin locks at raised IRQL, user-mode
-//! hosts bring an ordinary mutex, a model checker brings its own.
+//! hosts bring an ordinary mutex.
+//!
+//! Under `--cfg shuttle` both are those of a model checker, whatever lock the host names: it then
+//! chooses, at each lock and at each atomic operation, which thread goes on. Only
+//! `cargo xtask test interleavings` builds so.
 //!
 //! # Order of locks
 //!
@@ -14,11 +18,21 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(not(shuttle))]
+mod lock;
+#[cfg(shuttle)]
+#[path = "lock_checked.rs"]
 mod lock;
 
-pub use lock::{Guard, Lock, RawLock};
+/// What a host must bring to lock with: `lock_api`'s contract of a raw mutex.
+pub use lock_api::RawMutex as RawLock;
+
+pub use lock::{Guard, Lock};
 
 /// Atomic integers, and the orderings they take.
 pub mod atomic {
+    #[cfg(not(shuttle))]
     pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+    #[cfg(shuttle)]
+    pub use shuttle::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 }

@@ -3,8 +3,7 @@
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-/// What a host must bring to lock with: `lock_api`'s contract of a raw mutex.
-pub use lock_api::RawMutex as RawLock;
+use crate::RawLock;
 
 /// Data that can only be reached by holding its lock.
 pub struct Lock<R, T>(lock_api::Mutex<R, T>);

@@ -168,6 +168,7 @@ fn addresses_that_are_not_one_host() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of values")]
 fn only_icmp_queries_are_answered() {
     for icmp_type in 0..=255 {
         let v4 = match icmp_type {
@@ -225,6 +226,7 @@ fn a_source_routed_segment_is_not_answered() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of values")]
 fn buffers_too_small_and_strange_bytes_are_refused() {
     let packet = udp("10.0.0.2:5000", "192.0.2.1:53");
     let headers = parse(&packet);

@@ -1,0 +1,471 @@
+//! Any sequence of operations on a small engine, with the invariants checked after each.
+//!
+//! The input is a list of operations: a byte chooses one, the next few are its arguments. What the
+//! engine should answer is the model's matter (`core-rs/engine/tests/model.rs`); this asks less of
+//! it, but on every kind of packet, whole or in pieces, and with every operation there is.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use kext_engine::{Action, Classified, Delivery, Engine, NotHeld, Releases};
+use kext_packet::testing::{self, Tcp};
+use kext_packet::{Headers, TcpFlags, rewrite};
+use kext_types::{
+    Arrival, Capacities, Config, Decision, Direction, FlowKey, FragmentPolicy, Interface, PacketId,
+    Policy, ProcessId, Reason, Special, Timestamp, Verdict, VerdictOutcome,
+};
+
+type Mutex = parking_lot::RawMutex;
+
+const CAPACITIES: Capacities = Capacities {
+    flows: 1_024,
+    packets: 16,
+    packet_bytes: 1 << 17,
+    flow_packets: 4,
+    fragments: 16,
+};
+/// Longer inputs say no more.
+const MAX_OPERATIONS: usize = 512;
+/// Ids remembered for verdicts that come late.
+const IDS: usize = 32;
+
+/// The rest of the input.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*byte)
+    }
+
+    fn bytes(&mut self, len: usize) -> &'a [u8] {
+        let (bytes, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        bytes
+    }
+}
+
+/// Runs the operations of this input, then closes the engine and lets everything go.
+pub(crate) fn operate(bytes: &[u8]) {
+    let mut scene = Scene::new();
+    let mut input = Input(bytes);
+    for _ in 0..MAX_OPERATIONS {
+        if scene.step(&mut input).is_none() {
+            break;
+        }
+        scene.check();
+    }
+    scene.close();
+}
+
+struct Scene {
+    engine: Engine<Mutex>,
+    now: u64,
+    /// Packets held by our own count: put in, less those that were let go.
+    put_in: u64,
+    let_go: u64,
+    gone: HashSet<PacketId>,
+    ids: Vec<PacketId>,
+    flows: Vec<FlowKey>,
+    cursor: u64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let engine = Engine::try_new(CAPACITIES, Config::default(), 42).unwrap();
+        engine.set_reader(true);
+        Self {
+            engine,
+            now: 1_700_000_000_000_000_000,
+            put_in: 0,
+            let_go: 0,
+            gone: HashSet::new(),
+            ids: Vec::new(),
+            flows: Vec::new(),
+            cursor: 0,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.now)
+    }
+
+    /// `None` at the end of the input.
+    fn step(&mut self, input: &mut Input<'_>) -> Option<()> {
+        match input.byte()? % 20 {
+            0..=5 => self.present_built(input)?,
+            6 => self.present_raw(input)?,
+            7 => self.present_fragment(input)?,
+            8 | 9 => self.deliver(input.byte()?),
+            10 | 11 => self.decide(input.byte()?, input.byte()?),
+            12 => self.tick(input.byte()?),
+            13 => {
+                // Up to twice the idle limit, in steps from a millisecond.
+                let shift = input.byte()? % 21;
+                self.now += 1_000_000 << shift;
+            }
+            14 => self.configure(input.byte()?, input.byte()?),
+            15 => match input.byte()? % 4 {
+                0 => self.engine.set_reader(false),
+                1 => self.settle_abandoned(),
+                _ => self.engine.set_reader(true),
+            },
+            16 => self.update(input.byte()?, input.byte()?),
+            17 => self.engine.clear_cache(),
+            18 => self.list(input.byte()?),
+            _ => self.ask(input.byte()?),
+        }
+        Some(())
+    }
+
+    // ---- packets --------------------------------------------------------------------------------
+
+    fn present_built(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let (ends, kind, arrival) = (input.byte()?, input.byte()?, input.byte()?);
+        let packet = build(ends, kind);
+        self.present(&packet, packet.len(), arrival);
+        Some(())
+    }
+
+    /// Bytes as they come, perhaps cut by a capture.
+    fn present_raw(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let (len, missing, arrival) = (input.byte()?, input.byte()?, input.byte()?);
+        let bytes = input.bytes(len.into());
+        self.present(bytes, bytes.len() + usize::from(missing), arrival);
+        Some(())
+    }
+
+    /// A piece of a built IPv4 datagram, whole or in conflict with others.
+    fn present_fragment(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let (ends, kind, arrival) = (input.byte()?, input.byte()?, input.byte()?);
+        let (place, id) = (input.byte()?, input.byte()? % 8);
+        let mut packet = build(ends & 0x7f, kind);
+        if packet.first()? >> 4 == 4 {
+            let offset = u16::from(place & 0x7f);
+            let more = u16::from(place >> 7) << 13;
+            packet.get_mut(4..6)?.copy_from_slice(&[0, id]);
+            packet
+                .get_mut(6..8)?
+                .copy_from_slice(&(offset | more).to_be_bytes());
+            testing::fix_ipv4_header(&mut packet);
+        }
+        self.present(&packet, packet.len(), arrival);
+        Some(())
+    }
+
+    fn present(&mut self, packet: &[u8], on_wire: usize, arrival: u8) {
+        let arrival = Arrival {
+            direction: if arrival & 1 == 0 {
+                Direction::Outbound
+            } else {
+                Direction::Inbound
+            },
+            interface: Interface {
+                index: 3,
+                sub_index: 0,
+            },
+            compartment: 1,
+            process_id: ProcessId::new(u64::from(arrival & 2)),
+            passes: arrival.saturating_sub(240),
+        };
+        match self.engine.classify(packet, on_wire, &arrival, self.now()) {
+            Classified::Held { .. } => {
+                self.put_in += 1;
+                let headers = Headers::parse(packet, on_wire).expect("held, so parsed");
+                let flow = headers.flow_key(arrival.direction);
+                if !self.flows.contains(&flow) && self.flows.len() < IDS {
+                    self.flows.push(flow);
+                }
+            }
+            Classified::Settled { settled, headers } => {
+                if let Action::Redirect(_, change) = &settled.action {
+                    let headers = headers.expect("redirected, so parsed");
+                    let _ = rewrite::rewrite(&mut packet.to_vec(), &headers, change);
+                }
+                settled.obligation.end(reason(&settled.action));
+            }
+        }
+    }
+
+    // ---- requests and verdicts ------------------------------------------------------------------
+
+    fn deliver(&mut self, how: u8) {
+        let before = self.engine.queued_requests();
+        let delivered = self.engine.deliver(|held| {
+            let mut bytes = vec![0; held.info.held_len as usize + 1];
+            assert_eq!(held.copy_to(&mut bytes), held.info.held_len as usize);
+            (how < 250).then_some(held.info.id)
+        });
+        match delivered {
+            Delivery::Empty => assert_eq!(before, 0),
+            Delivery::Refused => assert_eq!(self.engine.queued_requests(), before),
+            Delivery::Delivered(id) => {
+                assert_eq!(self.engine.queued_requests(), before - 1);
+                assert!(!self.gone.contains(&id), "asked for after it went");
+                assert_eq!(self.engine.resolve_v1(id.v1()), Ok(id));
+                if self.ids.len() == IDS {
+                    self.ids.remove(0);
+                }
+                self.ids.push(id);
+            }
+        }
+    }
+
+    fn decide(&mut self, which: u8, what: u8) {
+        let verdict = Verdict::ALL[usize::from(what >> 2) % Verdict::ALL.len()];
+        let decision = Decision {
+            verdict,
+            permanent: what & 1 != 0,
+        };
+        let id = match self.ids.iter().rev().nth(usize::from(which) % IDS) {
+            Some(id) => *id,
+            None => match PacketId::new(u64::from(which) << 4) {
+                Some(id) => id,
+                None => return,
+            },
+        };
+        let held = self.engine.look(id, |held| held.info.id);
+        // One in two is left to the tick.
+        let most = if what & 2 == 0 { u32::MAX } else { 1 };
+        let decided = self.engine.decide(id, decision, self.now());
+        match decided.map(|releases| drain(releases, most)) {
+            Ok(gone) => {
+                assert_eq!(held, Ok(id));
+                self.note(gone);
+            }
+            Err(not_held) => {
+                let decided = not_held.outcome == VerdictOutcome::AlreadyDecided;
+                assert!(decided || held == Err(not_held));
+            }
+        }
+    }
+
+    fn ask(&mut self, what: u8) {
+        let id = PacketId::new(u64::from(what)).and_then(|id| self.engine.look(id, |_| ()).err());
+        if let Some(not_held) = id {
+            assert_eq!(self.engine.refuse(not_held), not_held);
+        }
+        let _: Result<PacketId, NotHeld> = self.engine.resolve_v1(u32::from(what) << 24);
+        let _ = self.engine.may_reply(self.now());
+    }
+
+    // ---- time -----------------------------------------------------------------------------------
+
+    /// Some of what is due, or all of it.
+    fn tick(&mut self, how: u8) {
+        // Bound: each release but the last of a flow takes a packet.
+        for _ in 0..u32::from(how) {
+            let Some(releases) = self.engine.tick(self.now()) else {
+                break;
+            };
+            let gone = drain(releases, if how & 1 == 0 { u32::MAX } else { 2 });
+            self.note(gone);
+        }
+    }
+
+    fn settle_abandoned(&mut self) {
+        for _ in 0..=CAPACITIES.packets * 2 {
+            let Some(releases) = self.engine.settle_abandoned() else {
+                return;
+            };
+            let gone = drain(releases, u32::MAX);
+            self.note(gone);
+        }
+        panic!("the abandoned packets have no end");
+    }
+
+    // ---- configuration and cache ----------------------------------------------------------------
+
+    fn configure(&mut self, a: u8, b: u8) {
+        let bit = |byte: u8, bit: u8| byte >> bit & 1 != 0;
+        let policy = |block| if block { Policy::Block } else { Policy::Permit };
+        let special = |ask| if ask { Special::Ask } else { Special::Permit };
+        let config = Config {
+            no_reader: policy(bit(a, 0)),
+            unparsable: policy(bit(a, 1)),
+            hold_limit: policy(bit(a, 2)),
+            fragments: match a >> 3 & 3 {
+                0 | 1 => FragmentPolicy::Follow,
+                2 => FragmentPolicy::Block,
+                _ => FragmentPolicy::Permit,
+            },
+            infrastructure: special(bit(a, 5)),
+            broadcast: special(bit(a, 6)),
+            multicast: special(bit(a, 7)),
+            fast_track: special(bit(b, 0)),
+            ask_each_packet: bit(b, 1),
+            // Zero is out of range.
+            loop_limit: b >> 2 & 7,
+            replies_per_second: u32::from(b >> 5),
+            ..Config::default()
+        };
+        let before = self.engine.config();
+        let in_force = match self.engine.set_config(config) {
+            Ok(()) => config,
+            Err(_) => before,
+        };
+        assert_eq!(self.engine.config(), in_force);
+    }
+
+    fn update(&mut self, which: u8, what: u8) {
+        let Some(flow) = self.flows.get(usize::from(which) % IDS) else {
+            return;
+        };
+        let verdict = Verdict::ALL[usize::from(what) % Verdict::ALL.len()];
+        self.engine.update_verdict(flow, verdict, self.now());
+    }
+
+    fn list(&mut self, room: u8) {
+        let mut seen = HashMap::new();
+        let mut left = room;
+        let show = |info: &kext_types::FlowInfo| {
+            if left == 0 {
+                return false;
+            }
+            left -= 1;
+            assert!(info.first_seen <= info.last_seen);
+            assert!(
+                seen.insert(info.flow, info.verdict).is_none(),
+                "a flow shown twice"
+            );
+            true
+        };
+        if room & 1 == 0 {
+            self.cursor = self.engine.list_flows(self.cursor, show);
+        } else {
+            self.engine.report_traffic(show);
+        }
+    }
+
+    // ---- what must hold -------------------------------------------------------------------------
+
+    fn note(&mut self, gone: Vec<PacketId>) {
+        self.let_go += gone.len() as u64;
+        for id in gone {
+            assert!(self.gone.insert(id), "{id:?} went twice");
+            assert!(
+                self.engine.look(id, |_| ()).is_err(),
+                "{id:?} is held after it went"
+            );
+        }
+    }
+
+    fn check(&self) {
+        let counters = self.engine.counters();
+        let totals = counters.totals();
+        assert!(totals.balanced(), "{totals:?}");
+        assert!(totals.held <= CAPACITIES.packets.into(), "{totals:?}");
+        assert!(u64::from(self.engine.queued_requests()) <= totals.held);
+        let made_room = [Reason::DroppedPacketCacheFull, Reason::DroppedFlowFull];
+        let made_room: u64 = made_room.map(|reason| counters.reason(reason)).iter().sum();
+        assert_eq!(
+            self.put_in,
+            self.let_go + made_room + totals.held,
+            "one end each"
+        );
+    }
+
+    /// Without a reader nothing stays.
+    fn close(mut self) {
+        self.engine.set_reader(false);
+        self.tick(0xfe);
+        self.check();
+        assert_eq!(self.engine.counters().totals().held, 0, "hostages");
+        assert_eq!(self.engine.queued_requests(), 0);
+        assert!(self.engine.tick(self.now()).is_none());
+    }
+}
+
+/// Lets packets go, at most so many, and says which.
+fn drain(mut releases: Releases<'_, Mutex>, most: u32) -> Vec<PacketId> {
+    let mut gone: Vec<PacketId> = Vec::new();
+    for _ in 0..most {
+        let Some(release) = releases.next(|len| Some(vec![0_u8; len])) else {
+            break;
+        };
+        let info = release.info;
+        if let Some(before) = gone.last() {
+            assert!(before.get() < info.id.get(), "{before:?} was overtaken");
+        }
+        gone.push(info.id);
+        match (&release.settled.action, &release.buffer) {
+            (Action::Drop(_), None) => {}
+            (action, Some(bytes)) => {
+                assert_eq!(bytes.len(), info.held_len as usize);
+                let headers = Headers::parse(bytes, info.size as usize).expect("parsed before");
+                if !headers.is_later_fragment() {
+                    assert_eq!(headers.flow_key(info.arrival.direction), info.flow);
+                }
+                if let Action::Redirect(_, change) = action {
+                    let _ = rewrite::rewrite(&mut bytes.clone(), &headers, change);
+                }
+            }
+            (action, buffer) => panic!("{action:?} with {:?}", buffer.is_some()),
+        }
+        let reason = reason(&release.settled.action);
+        release.settled.obligation.end(reason);
+    }
+    gone
+}
+
+fn reason(action: &Action) -> Reason {
+    match *action {
+        Action::Permit(reason)
+        | Action::Block(reason)
+        | Action::Drop(reason)
+        | Action::Redirect(reason, _) => reason,
+    }
+}
+
+/// A packet between one of a few pairs of ends.
+fn build(ends: u8, kind: u8) -> Vec<u8> {
+    let (number, swapped, v6) = (ends & 7, ends & 8 != 0, ends & 0x80 != 0);
+    let host = |last: u8| -> IpAddr {
+        if v6 {
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into()
+        } else {
+            Ipv4Addr::new(192, 0, 2, last).into()
+        }
+    };
+    let mut source = SocketAddr::new(host(1), 10_000 + u16::from(number));
+    let mut destination = match kind >> 6 {
+        0 | 1 => SocketAddr::new(host(2), 443),
+        // Own redirect targets, and ends that are treated on their own.
+        2 => SocketAddr::new(host(1), 53),
+        _ if v6 => SocketAddr::new("ff02::fb".parse().unwrap(), 5353),
+        _ => SocketAddr::new([255; 4].into(), 67),
+    };
+    if swapped {
+        (source, destination) = (destination, source);
+    }
+    let mut out = [0; 2_048];
+    let packet = match kind & 7 {
+        0..=2 => testing::udp(&mut out, source, destination, &[kind; 16]),
+        3 | 4 => {
+            let segment = Tcp {
+                flags: TcpFlags(kind >> 1 & 0x17),
+                sequence: 1,
+                acknowledgement: 1,
+                payload: &[kind],
+            };
+            testing::tcp(&mut out, source, destination, &segment)
+        }
+        5 => {
+            let message = (if v6 { 128 } else { 8 }, 0);
+            let (source, destination) = (source.ip(), destination.ip());
+            testing::icmp(
+                &mut out,
+                source,
+                destination,
+                message,
+                [0, number, 0, 1],
+                b"ping",
+            )
+        }
+        6 => testing::ip(&mut out, source.ip(), destination.ip(), 47, &[kind; 8]),
+        // As long as a frame allows.
+        _ => testing::udp(&mut out, source, destination, &[kind; 1_400]),
+    };
+    packet.to_vec()
+}
