@@ -49,13 +49,13 @@ class VerdictRequest:
         """This machine's address."""
     @property
     def local_port(self) -> int:
-        """This machine's port; 0 where the protocol has none."""
+        """This machine's port; an echo's identifier; 0 where the protocol has neither."""
     @property
     def remote_address(self) -> IPv4Address | IPv6Address:
         """The other end's address."""
     @property
     def remote_port(self) -> int:
-        """The other end's port; 0 where the protocol has none."""
+        """The other end's port; 0 where the protocol has none, and for an echo."""
     @property
     def process_id(self) -> int | None:
         """The process that the packet belongs to; None when unknown."""
@@ -106,13 +106,13 @@ class Flow:
         """This machine's address."""
     @property
     def local_port(self) -> int:
-        """This machine's port; 0 where the protocol has none."""
+        """This machine's port; an echo's identifier; 0 where the protocol has neither."""
     @property
     def remote_address(self) -> IPv4Address | IPv6Address:
         """The other end's address."""
     @property
     def remote_port(self) -> int:
-        """The other end's port; 0 where the protocol has none."""
+        """The other end's port; 0 where the protocol has none, and for an echo."""
     @property
     def verdict(self) -> Verdict:
         """The verdict that stands for the flow."""

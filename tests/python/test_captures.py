@@ -1,7 +1,8 @@
 """Every recorded capture: the flows asked for are those that an independent dissector finds.
 
 scapy reads the file and takes the headers apart; what is done here is only to name a flow by its
-outermost IP header, both directions alike, and to let later fragments go with their first one.
+outermost IP header, both directions alike, to let later fragments go with their first one, and ICMP
+errors with the flow that they quote.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ CAPTURES = sorted(
 WITH_PORTS = {6, 17, 33, 132, 136}
 """TCP, UDP, DCCP, SCTP, UDP-Lite: the two ports are the header's first four bytes."""
 
+ECHOES = {1: {0, 8}, 58: {128, 129}}
+"""The ICMP types of echo requests and replies. Their identifier stands for a port."""
+
+ERRORS = {1: {3, 4, 5, 11, 12}, 58: set(range(128))}
+"""The ICMP types that quote the packet which they are about (RFC 1122 §3.2.2, RFC 4443 §2.1)."""
+
 AF_INET6 = {10, 24, 28, 30}
 """IPv6 in a loopback header: Linux, NetBSD and OpenBSD, FreeBSD, macOS."""
 
@@ -42,6 +49,8 @@ def flow(protocol: int, one: tuple[str, int], other: tuple[str, int]) -> Flow:
 
 def ports(protocol: int, data: bytes) -> tuple[int, int] | None:
     """Source and destination port; None where the capture cut them off."""
+    if data and data[0] in ECHOES.get(protocol, ()):
+        return (int.from_bytes(data[4:6], "big"),) * 2
     if protocol not in WITH_PORTS:
         return 0, 0
     if len(data) < 4:
@@ -100,6 +109,22 @@ def skip(protocol: int, data: bytes, headers: set[int]) -> tuple[int, bytes]:
     return protocol, data
 
 
+def named(ip) -> Flow | None:
+    """The flow that a packet's own headers name, if they name one."""
+    protocol, data, nameless = walk(ip)
+    found = None if nameless else ports(protocol, data)
+    return found and flow(protocol, (ip.src, found[0]), (ip.dst, found[1]))
+
+
+def quoted(ip) -> Flow | None:
+    """The flow that an ICMP error is about: the one quoted, if the error goes to its sender."""
+    protocol, data, nameless = walk(ip)
+    if nameless or not data or data[0] not in ERRORS.get(protocol, ()):
+        return None
+    about = type(ip)(data[8:])
+    return named(about) if about.version == ip.version and about.src == ip.dst else None
+
+
 def dissect(path: Path) -> set[Flow]:
     """The flows in a capture, by scapy."""
     flows: set[Flow] = set()
@@ -108,10 +133,9 @@ def dissect(path: Path) -> set[Flow]:
             ip = outermost(packet)
             if ip is None:
                 continue
-            protocol, data, nameless = walk(ip)
-            found = None if nameless else ports(protocol, data)
-            if found is not None:
-                flows.add(flow(protocol, (ip.src, found[0]), (ip.dst, found[1])))
+            found = named(ip)
+            if found is not None and quoted(ip) not in flows:
+                flows.add(found)
     return flows
 
 
@@ -128,10 +152,13 @@ def path(request) -> Path:
 
 def test_the_flows_asked_for_are_those_of_the_dissector(run, path):
     requests, summary = replay(run, path, "--ask-all")
-    asked = [
-        flow(r["protocol"], (r["local"], r["local_port"]), (r["remote"], r["remote_port"]))
-        for r in requests
-    ]
+    asked = []
+    for r in requests:
+        local_port, remote_port = r["local_port"], r["remote_port"]
+        if r["protocol"] in ECHOES:
+            assert remote_port == 0
+            remote_port = local_port
+        asked.append(flow(r["protocol"], (r["local"], local_port), (r["remote"], remote_port)))
     assert len(asked) == len(set(asked)), "each flow once"
     assert set(asked) == dissect(path)
     assert summary["requests"] == len(asked)

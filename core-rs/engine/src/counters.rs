@@ -185,7 +185,12 @@ pub struct Obligation<'a> {
     open: bool,
 }
 
-impl Obligation<'_> {
+impl<'a> Obligation<'a> {
+    /// Where the packet is counted.
+    pub(crate) fn stripe(&self) -> Stripe<'a> {
+        self.counters
+    }
+
     /// The packet ended for this reason.
     pub fn end(mut self, reason: Reason) {
         self.open = false;

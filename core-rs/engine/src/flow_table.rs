@@ -246,7 +246,7 @@ impl<R: RawLock> FlowTable<R> {
 }
 
 impl<R: RawLock> Inserting<'_, R> {
-    /// Puts in a flow that is not there. Returns the epoch of the flow that made room, if one had to.
+    /// Puts in a flow that is not there. If another has to make room, `makes_room` sees it before.
     pub(crate) fn insert(
         self,
         key: FlowKey,
@@ -254,11 +254,21 @@ impl<R: RawLock> Inserting<'_, R> {
         origin: FlowOrigin,
         epoch: u32,
         stats: FlowStats,
-    ) -> Option<u32> {
+        makes_room: impl FnOnce(&Found<'_, R>),
+    ) {
         let at = self.table.choose(self.hash, stats.last_seen);
-        let mut flow = self.table.ways.get(at)?.0.lock();
-        let evicted = flow.used.then_some(flow.epoch);
-        *flow = Flow {
+        let Some(way) = self.table.ways.get(at) else {
+            return;
+        };
+        let mut found = Found {
+            table: self.table,
+            at,
+            flow: way.0.lock(),
+        };
+        if found.flow.used {
+            makes_room(&found);
+        }
+        *found.flow = Flow {
             key,
             used: true,
             plain: None,
@@ -267,15 +277,9 @@ impl<R: RawLock> Inserting<'_, R> {
             epoch,
             stats,
         };
-        let mut found = Found {
-            table: self.table,
-            at,
-            flow,
-        };
         found.set_fate(fate);
         self.table.stamp(at, stats.last_seen);
         self.table.tag(at, tag_of(self.hash));
-        evicted
     }
 }
 
@@ -445,13 +449,16 @@ mod tests {
     }
 
     fn insert(table: &FlowTable<Mutex>, number: u32, epoch: u32) -> Option<u32> {
+        let mut evicted = None;
         table.inserting(hash(number)).unwrap().insert(
             key(number),
             Fate::Verdict(Verdict::Accept, None),
             FlowOrigin::Verdict,
             epoch,
             FlowStats::new(at(epoch)),
-        )
+            |leaving| evicted = Some(leaving.epoch()),
+        );
+        evicted
     }
 
     #[test]

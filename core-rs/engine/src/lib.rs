@@ -15,7 +15,8 @@
 //! is to be done comes back as a value that has to be settled, and is counted when it is.
 //!
 //! Locks, in the order in which they may be taken: the packet cache's; inside it one turn to
-//! insert into the verdict cache, inside that one of its flows and that flow's cold part; or the settings. The fragment table's and the reply limiter's are taken alone.
+//! insert into the verdict cache, inside that one of its flows and that flow's cold part; or the
+//! settings. The fragment table's and the reply limiter's are taken alone; that of the events last.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@
 mod action;
 mod blocks;
 mod counters;
+mod events;
 mod flow_stats;
 mod flow_table;
 mod fragments;
@@ -31,6 +33,7 @@ mod limiter;
 mod list;
 mod memory;
 mod packet_cache;
+mod ranges;
 mod redirect;
 mod release;
 mod settings;
@@ -38,21 +41,23 @@ mod table;
 mod verdict_cache;
 
 use kext_packet::Headers;
+use kext_sync::atomic::{AtomicU32, Ordering};
 use kext_sync::{Lock, RawLock};
 use kext_types::{
-    Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowInfo, FlowKey,
-    FragmentPolicy, PacketId, Reason, RequestInfo, Timestamp, Verdict,
+    Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowEnded, FlowInfo,
+    FlowKey, FragmentPolicy, PacketId, Reason, RequestInfo, Timestamp, Verdict,
 };
 
 pub use action::{Action, Release, Settled};
 pub use counters::{Counters, Obligation, Totals};
+pub use fragments::EARLY_FRAGMENTS;
 pub use memory::OutOfMemory;
 pub use packet_cache::{Delivery, HeldPacket, NotHeld};
 pub use release::Releases;
 
 use action::{Fate, Met};
 use counters::Stripe;
-use fragments::FragmentTable;
+use fragments::{FragmentTable, Later, Origin};
 use hash::KeyHasher;
 use limiter::TokenBucket;
 use packet_cache::{Decided, Hold, PacketCache};
@@ -99,6 +104,41 @@ pub enum Classified<'a> {
     },
 }
 
+/// A fragment that came before its first one, and may go on.
+#[must_use]
+pub struct EarlyFragment<'a, B> {
+    /// The duty to count it.
+    pub obligation: Obligation<'a>,
+    /// How it came.
+    pub arrival: Arrival,
+    /// Its length by its header, in bytes.
+    pub on_wire: u32,
+    /// Its bytes; `None` if the host had no buffer.
+    pub buffer: Option<B>,
+}
+
+/// Where a packet belongs.
+enum Belonging {
+    /// To this flow.
+    To(Origin),
+    /// Nowhere, and so it ends.
+    Ends(Action),
+    /// To a packet whose fragments overlap.
+    Overlaps,
+    /// To a packet whose first fragment has not come: it is kept.
+    Waits,
+}
+
+/// What became of an ICMP error for the sake of the flow that it is about.
+enum Joined {
+    /// The flow is cached: what its verdict does with the error.
+    Cached(Action),
+    /// The flow waits for its verdict, and what came of the attempt to wait with it.
+    Pending(Hold),
+    /// Nothing is known of the flow.
+    UnknownFlow,
+}
+
 /// The verdict engine. `R` is the host's lock.
 pub struct Engine<R> {
     settings: Settings<R>,
@@ -106,6 +146,8 @@ pub struct Engine<R> {
     flows: VerdictCache<R>,
     packets: Lock<R, PacketCache>,
     fragments: Lock<R, FragmentTable>,
+    /// How many early fragments may go on, readable without the lock.
+    early_ready: AtomicU32,
     replies: Lock<R, TokenBucket>,
     hasher: KeyHasher,
     capacities: Capacities,
@@ -124,6 +166,7 @@ impl<R: RawLock> Engine<R> {
                 flows: VerdictCache::try_new(capacities.flows)?,
                 packets: Lock::new(PacketCache::try_new(&capacities)?),
                 fragments: Lock::new(FragmentTable::try_new(capacities.fragments)?),
+                early_ready: AtomicU32::new(0),
                 replies: Lock::new(TokenBucket::new()),
                 hasher: KeyHasher::new(seed),
                 capacities,
@@ -180,8 +223,35 @@ impl<R: RawLock> Engine<R> {
         arrival: &Arrival,
         now: Timestamp,
     ) -> Classified<'_> {
-        let counters = self.counters.on(processor);
-        let obligation = counters.present();
+        let obligation = self.counters.on(processor).present();
+        self.classify_counted(obligation, bytes, on_wire, arrival, now, false)
+    }
+
+    /// Decides what happens to a fragment from [`Engine::next_early`], whose first one has come
+    /// meanwhile.
+    pub fn classify_early<'a>(
+        &'a self,
+        obligation: Obligation<'a>,
+        bytes: &[u8],
+        on_wire: usize,
+        arrival: &Arrival,
+        now: Timestamp,
+    ) -> Classified<'a> {
+        self.classify_counted(obligation, bytes, on_wire, arrival, now, true)
+    }
+
+    /// Decides what happens to a packet that is presented, or that waited and comes `again`.
+    #[inline]
+    fn classify_counted<'a>(
+        &'a self,
+        obligation: Obligation<'a>,
+        bytes: &[u8],
+        on_wire: usize,
+        arrival: &Arrival,
+        now: Timestamp,
+        again: bool,
+    ) -> Classified<'a> {
+        let counters = obligation.stripe();
         let policies = self.settings.policies();
         let settle = |obligation, action, headers| Classified::Settled {
             settled: Settled { obligation, action },
@@ -205,18 +275,39 @@ impl<R: RawLock> Engine<R> {
                 return settle(obligation, action, None);
             }
         };
-        let whole = headers.fragment.is_none();
-        let origin = if whole {
-            fragments::Origin::of(&headers, arrival.direction)
+        // Link-layer padding behind the packet is no part of it.
+        let bytes = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
+        let origin = if headers.fragment.is_none() {
+            Origin::of(&headers, arrival.direction)
         } else {
-            match self.origin_of(&headers, arrival, policies, now) {
-                Ok(origin) => origin,
-                Err(action) => return settle(obligation, action, Some(headers)),
+            match self.origin_of(&headers, bytes, arrival, policies, now, again) {
+                Belonging::To(origin) => origin,
+                Belonging::Ends(action) => return settle(obligation, action, Some(headers)),
+                // RFC 5722 §4, RFC 8200 §4.5: nobody is told.
+                Belonging::Overlaps => {
+                    return settle(obligation, Action::Block(Reason::BlockedFragment), None);
+                }
+                Belonging::Waits => {
+                    obligation.hold();
+                    return Classified::Held {
+                        request_raised: false,
+                    };
+                }
             }
         };
         if policies.permits_infrastructure() && origin.infrastructure {
             let action = Action::Permit(Reason::PermittedInfrastructure);
             return settle(obligation, action, Some(headers));
+        }
+        // The rule of the flow that an ICMP error is about comes before one for its own two ends.
+        if headers.is_icmp_error() {
+            match self.join(&headers, bytes, arrival, policies, now, counters) {
+                Joined::Cached(action) => return settle(obligation, action, Some(headers)),
+                Joined::Pending(hold) => {
+                    return Self::after_hold(hold, obligation, headers, policies);
+                }
+                Joined::UnknownFlow => {}
+            }
         }
         let flow = &origin.flow;
         let hash = self.hasher.hash(flow);
@@ -225,8 +316,6 @@ impl<R: RawLock> Engine<R> {
         if let Some(action) = hit.and_then(|fate| fate.plain_action(Met::Cached)) {
             return settle(obligation, action, Some(headers));
         }
-        // Link-layer padding behind the packet is no part of it.
-        let bytes = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
         let packet = RequestInfo {
             id: PLACEHOLDER,
             time: now,
@@ -249,48 +338,188 @@ impl<R: RawLock> Engine<R> {
             let action = self.cached_action(hash, &fate, &packet);
             return settle(obligation, action, Some(headers));
         }
-        let ask_each = policies.asks_each_packet();
-        match packets.hold(hash, &packet, &headers, bytes, ask_each, counters) {
+        let hold = packets.hold(
+            hash,
+            &packet,
+            &headers,
+            bytes,
+            policies.asks_each_packet(),
+            counters,
+        );
+        // Still under the lock, so that nobody lets it go before it is counted as held.
+        Self::after_hold(hold, obligation, headers, policies)
+    }
+
+    /// What came of a packet that was to be held.
+    fn after_hold(
+        hold: Hold,
+        obligation: Obligation<'_>,
+        headers: Headers,
+        policies: Policies,
+    ) -> Classified<'_> {
+        let action = match hold {
             Hold::Held { request_raised } => {
                 obligation.hold();
-                Classified::Held { request_raised }
+                return Classified::Held { request_raised };
             }
-            Hold::Refused(reason) => settle(obligation, Action::Drop(reason), Some(headers)),
-            Hold::NoReader => {
-                let action = Action::of_policy(policies.no_reader(), &action::NO_READER);
-                settle(obligation, action, Some(headers))
+            Hold::Refused(reason) => Action::Drop(reason),
+            Hold::NoReader => Action::of_policy(policies.no_reader(), &action::NO_READER),
+        };
+        Classified::Settled {
+            settled: Settled { obligation, action },
+            headers: Some(headers),
+        }
+    }
+
+    /// Lets an ICMP error go the way of the flow that it is about, if that is cached or waits for its
+    /// verdict. About a flow that is neither, nobody is asked by this: whoever can send us an error
+    /// could have a verdict given for a flow that has not begun.
+    #[cold]
+    fn join(
+        &self,
+        headers: &Headers,
+        bytes: &[u8],
+        arrival: &Arrival,
+        policies: Policies,
+        now: Timestamp,
+        counters: Stripe<'_>,
+    ) -> Joined {
+        let Some(flow) = headers.quoted_flow(bytes, arrival.direction) else {
+            return Joined::UnknownFlow;
+        };
+        let about = RequestInfo {
+            id: PLACEHOLDER,
+            time: now,
+            flow,
+            arrival: *arrival,
+            size: headers.total_len,
+            held_len: bytes.len() as u32,
+        };
+        let hash = self.hasher.hash(&flow);
+        if let Some(fate) = self.hit(hash, &flow, arrival, headers, now, counters) {
+            return Joined::Cached(self.cached_action(hash, &fate, &about));
+        }
+        let mut packets = self.packets.lock();
+        // As for other packets: the verdict may have come since.
+        if let Some(fate) = self.hit(hash, &flow, arrival, headers, now, counters) {
+            drop(packets);
+            return Joined::Cached(self.cached_action(hash, &fate, &about));
+        }
+        if !packets.is_pending(hash, &flow) {
+            return Joined::UnknownFlow;
+        }
+        let ask_each = policies.asks_each_packet();
+        Joined::Pending(packets.hold(hash, &about, headers, bytes, ask_each, counters))
+    }
+
+    /// The flow that a packet belongs to, and whether it is infrastructure: as its first fragment, if
+    /// it is a later one. `again` says that it waited for that.
+    fn origin_of(
+        &self,
+        headers: &Headers,
+        bytes: &[u8],
+        arrival: &Arrival,
+        policies: Policies,
+        now: Timestamp,
+        again: bool,
+    ) -> Belonging {
+        let direction = arrival.direction;
+        let origin = Origin::of(headers, direction);
+        let Some(fragment) = &headers.fragment else {
+            return Belonging::To(origin);
+        };
+        match (headers.is_first_fragment(), policies.fragments()) {
+            (_, FragmentPolicy::Follow) => {}
+            (true, _) => return Belonging::To(origin),
+            (false, FragmentPolicy::Block) => {
+                return Belonging::Ends(Action::Block(Reason::BlockedFragment));
+            }
+            (false, FragmentPolicy::Permit) => {
+                return Belonging::Ends(Action::Permit(Reason::PermittedFragment));
+            }
+        }
+        let hasher = &self.hasher;
+        let mut table = self.fragments.lock();
+        if headers.is_first_fragment() {
+            let goes_on = table.first(hasher, headers, fragment, direction, origin, now);
+            self.early_ready
+                .store(table.count_ready(), Ordering::Relaxed);
+            return if goes_on {
+                Belonging::To(origin)
+            } else {
+                Belonging::Overlaps
+            };
+        }
+        let later = if again {
+            table.ready_again(hasher, headers, fragment, direction)
+        } else {
+            Some(table.later(hasher, headers, fragment, direction, now))
+        };
+        match later {
+            Some(Later::Follows(origin)) => Belonging::To(origin),
+            Some(Later::Overlaps) => Belonging::Overlaps,
+            None => Belonging::Ends(Action::Drop(Reason::DroppedFragmentOrphan)),
+            Some(Later::Early) => {
+                let (kept, gone) = table.keep(hasher, headers, fragment, bytes, arrival, now);
+                drop(table);
+                // Bound: EARLY_FRAGMENTS.
+                for _ in 0..gone {
+                    self.counters
+                        .on(0)
+                        .unhold()
+                        .end(Reason::DroppedFragmentOrphan);
+                }
+                if kept {
+                    Belonging::Waits
+                } else {
+                    Belonging::Ends(Action::Drop(Reason::DroppedFragmentOrphan))
+                }
             }
         }
     }
 
-    /// The flow that a packet belongs to, and whether it is infrastructure: as its first fragment, if
-    /// it is a later one.
-    fn origin_of(
+    /// Whether fragments that came before their first one may go on, now that it has come. The packet
+    /// that was classified last then goes first, at once, and [`Engine::next_early`] gives the others.
+    pub fn has_early(&self) -> bool {
+        self.early_ready.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes the next fragment that may go on, for [`Engine::classify_early`]. `allocate` runs under
+    /// a lock of the engine: it must not wait, and must not call the engine.
+    pub fn next_early<B: AsMut<[u8]>>(
         &self,
-        headers: &Headers,
-        arrival: &Arrival,
-        policies: Policies,
-        now: Timestamp,
-    ) -> Result<fragments::Origin, Action> {
-        let direction = arrival.direction;
-        let origin = fragments::Origin::of(headers, direction);
-        let Some(fragment) = &headers.fragment else {
-            return Ok(origin);
-        };
-        match (headers.is_first_fragment(), policies.fragments()) {
-            (true, FragmentPolicy::Follow) => {
-                let mut table = self.fragments.lock();
-                table.first(&self.hasher, headers, fragment, direction, origin, now);
-                Ok(origin)
+        allocate: impl FnOnce(usize) -> Option<B>,
+    ) -> Option<EarlyFragment<'_, B>> {
+        let mut table = self.fragments.lock();
+        let taken = table.take_ready(allocate);
+        self.early_ready
+            .store(table.count_ready(), Ordering::Relaxed);
+        drop(table);
+        taken.map(|(early, buffer)| EarlyFragment {
+            obligation: self.counters.on(0).unhold(),
+            arrival: early.arrival,
+            on_wire: early.on_wire,
+            buffer,
+        })
+    }
+
+    /// Drops the fragments that wait for their first one, however long they have waited: their device
+    /// is closed, or no packets come any more.
+    pub fn drop_early(&self) {
+        self.expire_early(None);
+    }
+
+    /// Drops the fragments that have waited for their first one for too long.
+    fn expire_early(&self, now: Option<Timestamp>) {
+        // Bound: EARLY_FRAGMENTS, each under a lock of its own.
+        for _ in 0..EARLY_FRAGMENTS {
+            if !self.fragments.lock().expire(now) {
+                return;
             }
-            (true, _) => Ok(origin),
-            (false, FragmentPolicy::Follow) => self
-                .fragments
-                .lock()
-                .later(&self.hasher, headers, fragment, direction, now)
-                .ok_or(Action::Drop(Reason::DroppedFragmentOrphan)),
-            (false, FragmentPolicy::Block) => Err(Action::Block(Reason::BlockedFragment)),
-            (false, FragmentPolicy::Permit) => Err(Action::Permit(Reason::PermittedFragment)),
+            self.counters
+                .on(0)
+                .unhold()
+                .end(Reason::DroppedFragmentOrphan);
         }
     }
 
@@ -483,6 +712,7 @@ impl<R: RawLock> Engine<R> {
     /// a reader left behind or that has been held up to the hold limit. `None` when there is nothing
     /// to do now. While packets keep coming there may always be something: callers bound their loop.
     pub fn tick(&self, now: Timestamp) -> Option<Releases<'_, R>> {
+        self.expire_early(Some(now));
         release::due(self, now)
     }
 
@@ -490,6 +720,24 @@ impl<R: RawLock> Engine<R> {
     pub fn may_reply(&self, now: Timestamp) -> bool {
         let rate = self.settings.whole().replies_per_second;
         self.replies.lock().take(rate, now)
+    }
+
+    // ---- events ---------------------------------------------------------------------------------
+
+    /// Whether flows that leave the verdict cache are to be told of from now on; not until this is
+    /// called. Turned off, those that wait are forgotten.
+    pub fn keep_events(&self, keep: bool) {
+        self.flows.events().keep(keep);
+    }
+
+    /// Takes the oldest event.
+    pub fn next_event(&self) -> Option<FlowEnded> {
+        self.flows.events().take()
+    }
+
+    /// How many events wait, and how many found no room since the start.
+    pub fn waiting_and_lost_events(&self) -> (u32, u64) {
+        self.flows.events().waiting_and_lost()
     }
 
     // ---- the verdict cache ----------------------------------------------------------------------

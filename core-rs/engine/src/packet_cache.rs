@@ -163,8 +163,11 @@ pub(crate) struct PacketCache {
     slot_bits: u32,
     flow_packets: u32,
     reader: bool,
-    /// The last sequence number given when a reader went away: what is held up to it is nobody's.
+    /// The last sequence number given while nobody read: what is held up to it is nobody's.
     abandoned: u64,
+    /// What came up to then had reached the hold limit when it was last looked: nobody is asked about
+    /// it any more.
+    due_before: Option<Timestamp>,
 }
 
 /// What a request's reader can see of its packet.
@@ -215,6 +218,7 @@ impl PacketCache {
             flow_packets: capacities.flow_packets,
             reader: false,
             abandoned: 0,
+            due_before: None,
         })
     }
 
@@ -238,9 +242,10 @@ impl PacketCache {
             .is_some_and(|held| held.info.id.get() >> self.slot_bits <= self.abandoned)
     }
 
-    /// Whether there is somebody to ask about a held packet.
+    /// Whether there is somebody to ask about a held packet, and time to.
     fn may_ask(&self, slot: u32) -> bool {
-        self.reader && !self.is_abandoned(slot)
+        let is_due = |held: &Held| Some(held.info.time) <= self.due_before;
+        self.reader && !self.is_abandoned(slot) && !self.slots.held(slot).is_some_and(is_due)
     }
 
     pub(crate) fn queued_requests(&self) -> u32 {
@@ -334,8 +339,8 @@ impl PacketCache {
         ask_each_packet: bool,
         counters: Stripe<'_>,
     ) -> Hold {
-        // What joins a flow that is being let go needs no reader, and must not overtake it.
-        if !self.reader && !self.is_decided(hash, &packet.flow) {
+        // What joins a flow of which packets are held must not overtake them, though nobody reads.
+        if !self.reader && !self.is_pending(hash, &packet.flow) {
             return Hold::NoReader;
         }
         if !self.blocks.could_fit(bytes.len()) {
@@ -366,6 +371,9 @@ impl PacketCache {
         };
         flow.packets.push_back(&mut self.slots, slot);
         flow.stats.add(&packet.arrival, headers, packet.time);
+        if !self.reader {
+            self.abandoned = self.sequence;
+        }
         let ask = if flow.decided.is_some() {
             None
         } else if ask_each_packet {
@@ -400,11 +408,9 @@ impl PacketCache {
         Some(slot)
     }
 
-    fn is_decided(&self, hash: u64, flow: &FlowKey) -> bool {
-        self.pending
-            .find(hash, flow)
-            .and_then(|handle| self.pending.get(handle))
-            .is_some_and(|flow| flow.decided.is_some())
+    /// Whether packets of a flow are held.
+    pub(crate) fn is_pending(&self, hash: u64, flow: &FlowKey) -> bool {
+        self.pending.find(hash, flow).is_some()
     }
 
     fn pending_flow(&mut self, hash: u64, packet: &RequestInfo) -> Option<Handle> {
@@ -546,6 +552,9 @@ impl PacketCache {
         before: Option<Timestamp>,
         outcome: VerdictOutcome,
     ) -> Option<Taken> {
+        if before.is_some() {
+            self.due_before = before;
+        }
         let slot = self.by_age.front()?;
         let held = self.slots.held(slot)?;
         if before.is_some_and(|before| held.info.time > before) {

@@ -6,10 +6,13 @@
 use kext_packet::Headers;
 use kext_sync::RawLock;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use kext_types::{Arrival, Event, FlowInfo, FlowKey, FlowOrigin, Timestamp, Verdict};
+use kext_types::{
+    Arrival, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp, Verdict,
+};
 
 use crate::action::Fate;
 use crate::counters::Stripe;
+use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
 use crate::flow_table::{FlowTable, Found};
 use crate::memory::OutOfMemory;
@@ -22,6 +25,7 @@ const LIST_POSITIONS: usize = 4_096;
 pub(crate) struct VerdictCache<R> {
     flows: FlowTable<R>,
     epoch: AtomicU32,
+    events: FlowEvents<R>,
     /// Where the next report of traffic begins.
     report_cursor: AtomicU64,
 }
@@ -73,6 +77,15 @@ impl<R: RawLock> Found<'_, R> {
         Some(fate)
     }
 
+    /// Why a flow ended that was idle for too long.
+    fn end_by_time(&self) -> FlowEnd {
+        if self.stats().is_closed() {
+            FlowEnd::Closed
+        } else {
+            FlowEnd::Idle
+        }
+    }
+
     fn is_idle(&self, settings: &Settings<R>, now: Timestamp) -> bool {
         let stats = self.stats();
         let idle = now.as_nanos().saturating_sub(stats.last_seen.as_nanos());
@@ -86,8 +99,36 @@ impl<R: RawLock> VerdictCache<R> {
         Ok(Self {
             flows: FlowTable::try_new(capacity as usize)?,
             epoch: AtomicU32::new(0),
+            events: FlowEvents::try_new()?,
             report_cursor: AtomicU64::new(0),
         })
+    }
+
+    pub(crate) fn events(&self) -> &FlowEvents<R> {
+        &self.events
+    }
+
+    /// Tells that this flow leaves the cache; ways back are no flows of their own. One of an older
+    /// epoch than `epoch` ended when the cache was cleared, whatever ends it now.
+    fn tell(&self, leaving: &Found<'_, R>, end: FlowEnd, epoch: u32) {
+        if self.events.are_wanted() && leaving.has_verdict() {
+            self.events.push(FlowEnded {
+                flow: leaving.info(),
+                end: if leaving.epoch() == epoch {
+                    end
+                } else {
+                    FlowEnd::Cleared
+                },
+            });
+        }
+    }
+
+    /// Tells and counts that this flow makes room for one of `epoch`.
+    fn makes_room(&self, leaving: &Found<'_, R>, epoch: u32, counters: Stripe<'_>) {
+        self.tell(leaving, FlowEnd::Evicted, epoch);
+        if leaving.epoch() == epoch {
+            counters.count(Event::FlowEvicted);
+        }
     }
 
     /// The number of times that the cache was cleared.
@@ -106,12 +147,15 @@ impl<R: RawLock> VerdictCache<R> {
         counters: Stripe<'_>,
     ) -> Option<Found<'_, R>> {
         let found = self.flows.find(hash, key)?;
-        if found.epoch() != self.epoch() {
+        let epoch = self.epoch();
+        if found.epoch() != epoch {
+            self.tell(&found, FlowEnd::Cleared, epoch);
             found.remove();
             return None;
         }
         if found.is_idle(settings, now) {
             counters.count(Event::FlowExpired);
+            self.tell(&found, found.end_by_time(), epoch);
             found.remove();
             return None;
         }
@@ -151,12 +195,13 @@ impl<R: RawLock> VerdictCache<R> {
         }
         counters.count(Event::FlowCached);
         if let Some(mut standing) = self.flows.find(hash, &key) {
+            self.tell(&standing, FlowEnd::Replaced, epoch);
             standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
             return;
         }
-        if inserting.insert(key, fate, FlowOrigin::Verdict, epoch, stats) == Some(epoch) {
-            counters.count(Event::FlowEvicted);
-        }
+        inserting.insert(key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
+            self.makes_room(leaving, epoch, counters);
+        });
     }
 
     /// Makes sure that the answers under `key` find this way back. `false` if they belong to
@@ -185,13 +230,14 @@ impl<R: RawLock> VerdictCache<R> {
                 return same;
             }
             counters.count(Event::FlowCached);
+            self.tell(&standing, standing.end_by_time(), epoch);
             standing.replace(fate, origin, epoch, stats);
             return true;
         }
         counters.count(Event::FlowCached);
-        if inserting.insert(key, fate, origin, epoch, stats) == Some(epoch) {
-            counters.count(Event::FlowEvicted);
-        }
+        inserting.insert(key, fate, origin, epoch, stats, |leaving| {
+            self.makes_room(leaving, epoch, counters);
+        });
         true
     }
 

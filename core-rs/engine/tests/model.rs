@@ -177,7 +177,7 @@ impl Model {
             self.end(reason);
             return Ok(reason);
         }
-        if !self.reader {
+        if !self.reader && self.of_flow(flow).is_empty() {
             let reason = match self.config.no_reader {
                 Policy::Permit => Reason::PermittedNoReader,
                 Policy::Block => Reason::BlockedNoReader,
@@ -207,7 +207,10 @@ impl Model {
             time: now,
             asked: false,
         });
-        if self.config.ask_each_packet {
+        if !self.reader {
+            self.abandoned = self.numbers;
+        }
+        if self.config.ask_each_packet && self.reader {
             self.raise(self.held.len() - 1);
             raised = true;
         } else {
@@ -260,7 +263,11 @@ impl Model {
         while self.held.first().is_some_and(|packet| due(self, packet)) {
             let flow = self.held[0].flow;
             gone.push(self.take(0, outcome, 0, reason));
-            self.ask_first(flow);
+            // Nobody is asked about what goes next.
+            let first = self.of_flow(flow).first().copied();
+            if first.is_some_and(|first| !due(self, &self.held[first])) {
+                self.ask_first(flow);
+            }
         }
         gone
     }

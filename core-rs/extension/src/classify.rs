@@ -1,8 +1,8 @@
 //! Packets: what the engine decides is done here, then counted.
 
-use kext_engine::{Action, Classified, Release, Settled};
+use kext_engine::{Action, Classified, EARLY_FRAGMENTS, EarlyFragment, Release, Settled};
 use kext_packet::reply;
-use kext_packet::rewrite::rewrite;
+use kext_packet::rewrite::{rewrite, rewrite_error};
 use kext_packet::{Headers, MAX_REPLY_LEN, ReplyKind, Rewrite};
 use kext_types::{Arrival, Event, Reason};
 
@@ -27,18 +27,85 @@ impl<H: Host> Extension<H> {
     pub fn classify(&self, bytes: &[u8], on_wire: usize, arrival: &Arrival) -> Classification {
         let now = self.host.now();
         let processor = self.host.processor();
-        match self
+        let classified = self
             .engine
-            .classify_on(processor, bytes, on_wire, arrival, now)
-        {
+            .classify_on(processor, bytes, on_wire, arrival, now);
+        let has_early = self.engine.has_early();
+        let classification = match classified {
             Classified::Held { request_raised } => {
                 if request_raised {
                     self.host.requests_ready();
                 }
                 Classification::Absorb(None)
             }
-            Classified::Settled { settled, headers } => {
-                self.end_presented(settled, headers.as_ref(), bytes, arrival)
+            Classified::Settled { settled, headers } => match &headers {
+                Some(headers) if has_early && headers.is_first_fragment() => {
+                    self.end_leading(settled, headers, bytes, arrival)
+                }
+                headers => self.end_presented(settled, headers.as_ref(), bytes, arrival),
+            },
+        };
+        if has_early {
+            self.let_early_go();
+        }
+        classification
+    }
+
+    /// A first fragment that others wait for: if the host let it go itself, they could overtake it.
+    fn end_leading(
+        &self,
+        settled: Settled<'_>,
+        headers: &Headers,
+        bytes: &[u8],
+        arrival: &Arrival,
+    ) -> Classification {
+        let Action::Permit(reason) = settled.action else {
+            return self.end_presented(settled, Some(headers), bytes, arrival);
+        };
+        let kind = InjectionKind::Released(reason);
+        let sent = self
+            .copy(bytes, headers)
+            .and_then(|buffer| self.inject(buffer, arrival, headers.total_len, kind));
+        settled.obligation.end(reason);
+        match sent {
+            Ok(()) => Classification::Absorb(Some(reason)),
+            // Out of order, but it goes.
+            Err(_) => Classification::Permit(reason),
+        }
+    }
+
+    /// Fragments whose first one has come after them go the same way, in order of arrival.
+    fn let_early_go(&self) {
+        // Bound: as many as can wait. What becomes ready meanwhile has a caller of its own.
+        for _ in 0..EARLY_FRAGMENTS {
+            let early = self.engine.next_early(|len| self.host.allocate(len));
+            let Some(EarlyFragment {
+                obligation,
+                arrival,
+                on_wire,
+                buffer,
+            }) = early
+            else {
+                return;
+            };
+            let Some(buffer) = buffer else {
+                obligation.end(Reason::DroppedNoBuffer);
+                continue;
+            };
+            let now = self.host.now();
+            let size = on_wire as usize;
+            let classified =
+                self.engine
+                    .classify_early(obligation, buffer.as_ref(), size, &arrival, now);
+            match classified {
+                Classified::Held { request_raised } => {
+                    if request_raised {
+                        self.host.requests_ready();
+                    }
+                }
+                Classified::Settled { settled, .. } => {
+                    self.end_copy(settled, &arrival, on_wire, Some(buffer));
+                }
             }
         }
     }
@@ -75,12 +142,22 @@ impl<H: Host> Extension<H> {
             info,
             buffer,
         } = release;
-        let size = info.size;
+        self.end_copy(settled, &info.arrival, info.size, buffer);
+    }
+
+    /// The same of any packet of which the extension has a copy, `size` bytes long by its header.
+    fn end_copy(
+        &self,
+        settled: Settled<'_>,
+        arrival: &Arrival,
+        size: u32,
+        buffer: Option<H::Buffer>,
+    ) {
         let headers = |buffer: &H::Buffer| Headers::parse(buffer.as_ref(), size as usize).ok();
         let reason = match (settled.action, buffer) {
             (Action::Drop(reason), _) => reason,
             (Action::Block(reason), Some(buffer)) => {
-                self.reply(buffer.as_ref(), headers(&buffer).as_ref(), &info.arrival);
+                self.reply(buffer.as_ref(), headers(&buffer).as_ref(), arrival);
                 reason
             }
             (Action::Block(reason), None) => {
@@ -88,11 +165,11 @@ impl<H: Host> Extension<H> {
                 reason
             }
             (Action::Permit(reason), Some(buffer)) => self
-                .inject(buffer, &info.arrival, size, InjectionKind::Released(reason))
+                .inject(buffer, arrival, size, InjectionKind::Released(reason))
                 .map_or_else(|failure| failure, |()| reason),
             (Action::Redirect(reason, change), Some(buffer)) => {
                 let headers = headers(&buffer);
-                self.redirect(buffer, headers.as_ref(), &info.arrival, &change, reason)
+                self.redirect(buffer, headers.as_ref(), arrival, &change, reason)
                     .map_or_else(|failure| failure, |()| reason)
             }
             (Action::Permit(_) | Action::Redirect(..), None) => Reason::DroppedNoBuffer,
@@ -109,6 +186,12 @@ impl<H: Host> Extension<H> {
         reason: Reason,
     ) -> Result<(), Reason> {
         let headers = headers.ok_or(Reason::DroppedRedirectImpossible)?;
+        let buffer = self.copy(bytes, headers)?;
+        self.redirect(buffer, Some(headers), arrival, change, reason)
+    }
+
+    /// A copy of a presented packet, without what the link layer added.
+    fn copy(&self, bytes: &[u8], headers: &Headers) -> Result<H::Buffer, Reason> {
         let packet = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
         let mut buffer = self
             .host
@@ -119,7 +202,7 @@ impl<H: Host> Extension<H> {
             .get_mut(..packet.len())
             .ok_or(Reason::DroppedNoBuffer)?
             .copy_from_slice(packet);
-        self.redirect(buffer, Some(headers), arrival, change, reason)
+        Ok(buffer)
     }
 
     /// Rewrites a packet and sends it on. The error is the reason under which it then ends.
@@ -132,6 +215,12 @@ impl<H: Host> Extension<H> {
         reason: Reason,
     ) -> Result<(), Reason> {
         let headers = headers.ok_or(Reason::DroppedRedirectImpossible)?;
+        // An error is only redirected for the flow that it is about.
+        let rewrite = if headers.is_icmp_error() {
+            rewrite_error
+        } else {
+            rewrite
+        };
         rewrite(buffer.as_mut(), headers, change).map_err(|_| Reason::DroppedRedirectImpossible)?;
         let kind = InjectionKind::Redirected(reason);
         self.inject(buffer, arrival, headers.total_len, kind)

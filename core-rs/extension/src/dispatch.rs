@@ -128,6 +128,7 @@ impl<H: Host> Extension<H> {
             ControlCode::GetConfig => self.get_config(&mut buffer),
             ControlCode::SetConfig => self.set_config(&mut buffer),
             ControlCode::ListFlows => self.list_flows(&mut buffer),
+            ControlCode::Events => self.events(&mut buffer),
         })
     }
 

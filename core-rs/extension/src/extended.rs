@@ -7,6 +7,7 @@ use kext_types::{Event, Reason, VerdictOutcome};
 use kext_wire::Status;
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
+use kext_wire::events::{EventsRequest, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse, write_held};
@@ -168,5 +169,24 @@ impl<H: Host> Extension<H> {
             .engine
             .list_flows(request.cursor, |flow| writer.push(flow));
         Ok(Answer::Bytes(writer.finish(cursor)))
+    }
+
+    pub(crate) fn events(&self, buffer: &mut Buffer<'_>) -> Handled {
+        let request = EventsRequest::decode(buffer.input()).map_err(malformed)?;
+        let mut writer = EventsWriter::new(buffer.output(), request.max).map_err(too_small)?;
+        if request.keep {
+            self.engine.keep_events(true);
+        }
+        // Bound: the most events of one message. Each is taken under a lock of its own.
+        while !writer.is_full()
+            && let Some(event) = self.engine.next_event()
+        {
+            writer.push(&event);
+        }
+        if !request.keep {
+            self.engine.keep_events(false);
+        }
+        let (waiting, lost) = self.engine.waiting_and_lost_events();
+        Ok(Answer::Bytes(writer.finish(lost, waiting)))
     }
 }

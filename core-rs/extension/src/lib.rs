@@ -87,6 +87,8 @@ impl<H: Host> Extension<H> {
     pub fn close(&self) {
         if self.change(&[OPEN, SHUT_DOWN], CLOSING) {
             self.settle_abandoned();
+            self.engine.drop_early();
+            self.engine.keep_events(false);
             self.change(&[CLOSING], CLOSED);
         }
     }
@@ -118,9 +120,13 @@ impl<H: Host> Extension<H> {
     }
 
     fn settle_abandoned(&self) {
-        // Bound: the packets held, as no more are taken while nobody reads. The caller is a thread
-        // that closes, and no lock is held from packet to packet.
-        while let Some(releases) = self.engine.settle_abandoned() {
+        // Bound: twice as many packets as can be held, as those of a held flow join it meanwhile; the
+        // tick settles what remains. The caller is a thread that closes, and no lock is held from
+        // packet to packet.
+        for _ in 0..self.engine.capacities().packets.saturating_mul(2) {
+            let Some(releases) = self.engine.settle_abandoned() else {
+                return;
+            };
             self.let_go(releases);
         }
     }

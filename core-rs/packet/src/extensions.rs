@@ -125,6 +125,7 @@ impl Chain {
             self.fragment = Some(Fragment {
                 id: u32::from_be_bytes([i0, i1, i2, i3]),
                 offset,
+                len: 0,
                 more,
             });
             self.fragment_data = (start + 8) as u16;

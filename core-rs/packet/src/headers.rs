@@ -48,6 +48,8 @@ pub struct Fragment {
     pub id: u32,
     /// Where this fragment's data belongs, in bytes: a multiple of 8 up to 65,528.
     pub offset: u16,
+    /// How many bytes of that data this fragment has, up to 65,535 less the offset.
+    pub len: u16,
     /// Whether more fragments follow.
     pub more: bool,
 }
@@ -81,9 +83,10 @@ impl Headers {
             held: bytes.get(..total_len).unwrap_or(bytes),
             total_len,
         };
-        let chain = extensions::walk(&view, &ip)?;
+        let mut chain = extensions::walk(&view, &ip)?;
         if let Some(fragment) = chain.fragment {
-            check_fragment(&view, &chain, fragment)?;
+            let len = check_fragment(&view, &chain, fragment)?;
+            chain.fragment = Some(Fragment { len, ..fragment });
         }
         let transport = transport::parse(&view, ip.version, &chain)?;
         Ok(Self {
@@ -130,10 +133,15 @@ impl Headers {
     }
 
     /// The flow of a packet with these headers that goes this way.
+    ///
+    /// ICMP and ICMPv6 echoes have no ports; their identifier, which request and reply share
+    /// (RFC 792, RFC 4443 §4), stands in the place of the local one whichever way they go.
     pub fn flow_key(&self, direction: Direction) -> FlowKey {
         let (local, remote) = direction.local_remote(self.source, self.destination);
-        let (local_port, remote_port) =
-            direction.local_remote(self.source_port, self.destination_port);
+        let (local_port, remote_port) = match self.echo_id() {
+            Some(id) => (id, 0),
+            None => direction.local_remote(self.source_port, self.destination_port),
+        };
         FlowKey {
             local,
             remote,
@@ -141,6 +149,33 @@ impl Headers {
             remote_port,
             version: self.version,
             protocol: self.protocol,
+        }
+    }
+
+    /// The flow that an ICMP error which goes this way is about; `None` where [`Headers::quoted`]
+    /// has nothing, and where what it has cannot be believed.
+    ///
+    /// The quoted packet went the other way. An error goes back to who sent that packet (RFC 1122
+    /// §3.2.2, RFC 4443 §2.2), so that one with another destination is none. Errors are too short to
+    /// be fragmented (RFC 1812 §4.3.2.3, RFC 4443 §2.4 (c)), and nobody sends them about later
+    /// fragments (RFC 1122 §3.2.2).
+    pub fn quoted_flow(&self, bytes: &[u8], direction: Direction) -> Option<FlowKey> {
+        if self.fragment.is_some() {
+            return None;
+        }
+        let quoted = self.quoted(bytes)?;
+        (quoted.version == self.version
+            && quoted.source == self.destination
+            && !quoted.is_later_fragment()
+            && !quoted.is_icmp_error())
+        .then(|| quoted.flow_key(direction.reversed()))
+    }
+
+    /// The identifier of an ICMP or ICMPv6 echo request or reply.
+    fn echo_id(&self) -> Option<u16> {
+        match self.transport_info {
+            TransportInfo::Icmp(message) => message.echo_id,
+            _ => None,
         }
     }
 
@@ -219,8 +254,8 @@ impl View<'_> {
     }
 }
 
-/// Refuses fragments of a shape that no honest sender makes.
-fn check_fragment(view: &View<'_>, chain: &Chain, fragment: Fragment) -> Result<(), ParseError> {
+/// Refuses fragments of a shape that no honest sender makes. Gives the length of the others' data.
+fn check_fragment(view: &View<'_>, chain: &Chain, fragment: Fragment) -> Result<u16, ParseError> {
     let data_start = usize::from(chain.fragment_data);
     let data_len = view.total_len.saturating_sub(data_start);
     if fragment.more && (data_len == 0 || !data_len.is_multiple_of(8)) {
@@ -234,7 +269,8 @@ fn check_fragment(view: &View<'_>, chain: &Chain, fragment: Fragment) -> Result<
     if overwrites_header && chain.protocol == protocol::TCP {
         return Err(ParseErrorKind::TinyFragment.at(data_start));
     }
-    Ok(())
+    // Not more than `end`.
+    Ok(data_len as u16)
 }
 
 #[cfg(test)]

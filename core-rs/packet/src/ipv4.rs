@@ -67,6 +67,7 @@ fn fragment(id: u16, flags_and_offset: u16) -> Option<Fragment> {
     (more || offset != 0).then_some(Fragment {
         id: id.into(),
         offset,
+        len: 0,
         more,
     })
 }

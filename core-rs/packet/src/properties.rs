@@ -165,6 +165,8 @@ fn run_everything(bytes: &[u8], on_wire: usize) {
         let part = bytes.get(..len).unwrap_or(bytes);
         let _ = reply::build(part, &headers, 0, &mut out);
         let _ = rewrite::rewrite(&mut part.to_vec(), &headers, &change);
+        let _ = rewrite::rewrite_error(&mut part.to_vec(), &headers, &change);
+        let _ = headers.quoted_flow(part, Direction::Inbound);
         let _ = checksum::fill(&mut part.to_vec(), &headers);
     }
 }

@@ -6,7 +6,7 @@ use kext_types::{Address, IpVersion, protocol};
 
 use crate::Headers;
 use crate::bytes::{put, word};
-use crate::checksum::{self, IPV4_CHECKSUM, Placement};
+use crate::checksum::{self, IPV4_CHECKSUM, Placement, Sum};
 
 /// What to change; `None` leaves an end as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +68,68 @@ pub fn rewrite(packet: &mut [u8], headers: &Headers, change: &Rewrite) -> Result
         }
     }
     Ok(())
+}
+
+/// Changes an ICMP error about a packet that was rewritten as if it had not been.
+///
+/// `change` is what a packet of the flow that goes the error's way would be changed by. The quoted
+/// packet went the other way, so its source gets the new destination and the reverse. The error's own
+/// destination is the quoted source. Its own source is changed only if it is the quoted destination:
+/// a router on the way has its own address. All checksums are updated incrementally: the quoted ones
+/// (as far as they are quoted), that of the ICMP message and that of the IPv4 header.
+pub fn rewrite_error(
+    packet: &mut [u8],
+    headers: &Headers,
+    change: &Rewrite,
+) -> Result<(), RewriteError> {
+    const ICMP_HEADER: usize = 8;
+    const ICMP_CHECKSUM: usize = 2;
+    let quoted = headers.quoted(packet).ok_or(RewriteError::Mismatch)?;
+    if quoted.version != headers.version {
+        return Err(RewriteError::Mismatch);
+    }
+    let from_quoted_end = headers.source == quoted.destination;
+    let own = Rewrite {
+        source: change.source.filter(|_| from_quoted_end).map(without_port),
+        destination: change.destination.map(without_port),
+    };
+    let reversed = Rewrite {
+        source: change.destination,
+        destination: change.source,
+    };
+    let transport = usize::from(headers.transport);
+    let (_, quote) = packet
+        .split_at_checked(transport + ICMP_HEADER)
+        .ok_or(RewriteError::Mismatch)?;
+    // Of both before anything is changed: an error changes nothing.
+    Plan::new(quote, &quoted, &reversed)?;
+    Plan::new(packet, headers, &own)?;
+
+    let (_, quote) = packet
+        .split_at_mut_checked(transport + ICMP_HEADER)
+        .ok_or(RewriteError::Mismatch)?;
+    // Everything that changes: checksums stand within the first 18 bytes of a transport header.
+    let end = quote.len().min(usize::from(quoted.transport) + 18);
+    let sum = |quote: &[u8]| {
+        Sum::new()
+            .add_bytes(quote.get(..end).unwrap_or_default())
+            .folded()
+    };
+    let before = sum(quote);
+    rewrite(quote, &quoted, &reversed)?;
+    let after = sum(quote);
+    update_at(
+        packet,
+        transport + ICMP_CHECKSUM,
+        false,
+        &before.to_be_bytes(),
+        &after.to_be_bytes(),
+    );
+    rewrite(packet, headers, &own)
+}
+
+fn without_port((address, _): (Address, u16)) -> (Address, u16) {
+    (address, 0)
 }
 
 /// Where one end's address and port are, in bytes from the start of the packet.

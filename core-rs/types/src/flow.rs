@@ -47,14 +47,15 @@ pub mod protocol {
 /// The 5-tuple of a flow, with the IP version.
 ///
 /// Ends are *local* and *remote*, not source and destination, so that both directions of a flow
-/// have the same key. Ports are in host order and 0 where the protocol has none.
+/// have the same key. Ports are in host order and 0 where the protocol has none. An ICMP or ICMPv6
+/// echo has its identifier as the local port, whichever end asks, and 0 as the remote one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey {
     /// This machine's address.
     pub local: Address,
     /// The other end's address.
     pub remote: Address,
-    /// This machine's port.
+    /// This machine's port, or an echo's identifier.
     pub local_port: u16,
     /// The other end's port.
     pub remote_port: u16,

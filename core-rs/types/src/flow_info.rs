@@ -77,3 +77,47 @@ pub struct FlowInfo {
     /// When its last packet was presented.
     pub last_seen: Timestamp,
 }
+
+/// Why a flow is in the verdict cache no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FlowEnd {
+    /// No packet came for too long.
+    Idle = 0,
+    /// Its TCP connection was closed, and no packet came for the shorter time after that.
+    Closed = 1,
+    /// It made room for another flow.
+    Evicted = 2,
+    /// The cache was cleared.
+    Cleared = 3,
+    /// A new verdict for the flow took its place.
+    Replaced = 4,
+}
+
+impl FlowEnd {
+    /// The number in the extended interface.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The end with this number, if there is one.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Idle),
+            1 => Some(Self::Closed),
+            2 => Some(Self::Evicted),
+            3 => Some(Self::Cleared),
+            4 => Some(Self::Replaced),
+            _ => None,
+        }
+    }
+}
+
+/// A flow that was in the verdict cache, as it was last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEnded {
+    /// The flow, its verdict and its traffic.
+    pub flow: FlowInfo,
+    /// Why it ended.
+    pub end: FlowEnd,
+}

@@ -21,7 +21,7 @@ pub use config::{
     Capacities, CapacityError, Config, ConfigError, FragmentPolicy, Policy, RedirectTarget, Special,
 };
 pub use flow::{FlowKey, protocol};
-pub use flow_info::{FlowInfo, FlowOrigin, Traffic};
+pub use flow_info::{FlowEnd, FlowEnded, FlowInfo, FlowOrigin, Traffic};
 pub use id::PacketId;
 pub use packet::{Arrival, Direction, Interface, ProcessId, RequestInfo};
 pub use reason::{Disposition, Event, Reason};

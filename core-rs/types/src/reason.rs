@@ -111,7 +111,8 @@ counted! {
         BlockedHoldLimit = 103, "blocked_hold_limit";
         /// Its headers could not be parsed, and the policy for that is to block.
         BlockedUnparsable = 104, "blocked_unparsable";
-        /// It is a fragment, and the policy for that is to block; or one that no honest sender makes.
+        /// It is a fragment, and the policy for that is to block; or one that no honest sender makes, or
+        /// that overlaps others.
         BlockedFragment = 105, "blocked_fragment";
 
         /// A cached verdict of its flow dropped it.
@@ -128,7 +129,7 @@ counted! {
         DroppedTooLarge = 205, "dropped_too_large";
         /// The extension had injected it too often already.
         DroppedLoopGuard = 206, "dropped_loop_guard";
-        /// It is a later fragment whose first fragment was not seen.
+        /// It is a later fragment whose first fragment was not seen, however long it waited for it.
         DroppedFragmentOrphan = 207, "dropped_fragment_orphan";
         /// It was to be redirected, and no translation was free.
         DroppedRedirectFull = 208, "dropped_redirect_full";

@@ -74,6 +74,8 @@ codes! {
     SetConfig = 0x816, "SET_CONFIG";
     /// The flows in the verdict cache.
     ListFlows = 0x817, "LIST_FLOWS";
+    /// The flows that have left the verdict cache.
+    Events = 0x818, "EVENTS";
 }
 
 impl ControlCode {
@@ -103,11 +105,11 @@ mod tests {
         assert_eq!(ControlCode::GetConnectionsStats.to_u32(), 0x9C40_E01C);
         assert_eq!(ControlCode::Hello.to_u32(), 0x9C40_E040);
         assert_eq!(ControlCode::ListFlows.to_u32(), 0x9C40_E05C);
-        assert_eq!(ControlCode::ALL.len(), 16);
+        assert_eq!(ControlCode::ALL.len(), 17);
     }
 
     #[test]
-    fn only_the_sixteen_codes_are_known() {
+    fn only_the_documented_codes_are_known() {
         for code in ControlCode::ALL {
             assert_eq!(ControlCode::from_u32(code.to_u32()), Some(code));
             // Another method (low bits) or access is another code.
@@ -116,7 +118,7 @@ mod tests {
             }
         }
         for function in 0..0x1000 {
-            let known = (0x800..=0x807).contains(&function) || (0x810..=0x817).contains(&function);
+            let known = (0x800..=0x807).contains(&function) || (0x810..=0x818).contains(&function);
             assert_eq!(
                 ControlCode::from_u32(ctl_code(function)).is_some(),
                 known,

@@ -65,7 +65,7 @@ impl ListFlowsRequest {
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-struct RawEntry {
+pub(crate) struct RawEntry {
     flow: RawFlow,
     verdict: i8,
     origin: u8,
@@ -103,7 +103,7 @@ impl From<&FlowInfo> for RawEntry {
 }
 
 impl RawEntry {
-    fn read(&self, place: Place) -> Result<FlowInfo, DecodeError> {
+    pub(crate) fn read(&self, place: Place) -> Result<FlowInfo, DecodeError> {
         let flow = self.flow.read(place, offset_of!(Self, flow))?;
         let verdict = u8::try_from(self.verdict)
             .ok()

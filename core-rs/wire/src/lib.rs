@@ -25,6 +25,7 @@ mod status;
 
 pub mod config;
 pub mod counters;
+pub mod events;
 pub mod flows;
 pub mod hello;
 pub mod payload;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{CountersRequest, CountersResponse};
+use kext_wire::events::{EventsRequest, EventsResponse};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse};
 use kext_wire::hello::{HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
@@ -80,6 +81,10 @@ const DECODERS: &[(&str, Decoder)] = &[
     }),
     ("ext/list_flows_response", |b| {
         ListFlowsResponse::decode(b).map(drop)
+    }),
+    ("ext/events_request", |b| EventsRequest::decode(b).map(drop)),
+    ("ext/events_response", |b| {
+        EventsResponse::decode(b).map(drop)
     }),
 ];
 
@@ -285,6 +290,16 @@ const MISTAKES: &[Mistake] = &[
     ("ext/list_flows_response", 32 + 38, &[0xFB], "verdict", 32 + 38, BAD),
     ("ext/list_flows_response", 32 + 38, &[0], "verdict", 32 + 38, BAD),
     ("ext/list_flows_response", 32 + 39, &[3], "origin", 32 + 39, BAD),
+    // EVENTS
+    ("ext/events_request", 16, &[0, 0], "max", 16, BAD),
+    ("ext/events_request", 16, &[1, 16], "max", 16, BAD),
+    ("ext/events_request", 20, &[2], "keep", 20, BAD),
+    ("ext/events_request", 21, &[1], "reserved", 21, BAD),
+    ("ext/events_response", 24, &[2], "length", 8, LEN),
+    ("ext/events_response", 24, &[1, 16], "count", 24, BAD),
+    ("ext/events_response", 32 + 38, &[0], "verdict", 32 + 38, BAD),
+    ("ext/events_response", 32 + 96, &[5], "end", 32 + 96, BAD),
+    ("ext/events_response", 32 + 97, &[1], "reserved", 32 + 97, BAD),
 ];
 
 #[test]

@@ -8,12 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kext_types::{
-    Address, Arrival, Capacities, Config, Decision, Direction, Disposition, Event, FlowInfo,
-    FlowKey, FlowOrigin, FragmentPolicy, Interface, IpVersion, PacketId, Policy, ProcessId, Reason,
-    RedirectTarget, RequestInfo, Special, Timestamp, Traffic, Verdict, VerdictOutcome,
+    Address, Arrival, Capacities, Config, Decision, Direction, Disposition, Event, FlowEnd,
+    FlowEnded, FlowInfo, FlowKey, FlowOrigin, FragmentPolicy, Interface, IpVersion, PacketId,
+    Policy, ProcessId, Reason, RedirectTarget, RequestInfo, Special, Timestamp, Traffic, Verdict,
+    VerdictOutcome,
 };
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
+use kext_wire::events::{EventsRequest, EventsResponse, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{self, ReadPayloadRequest, ReadPayloadResponse};
@@ -424,6 +426,50 @@ fn list_flows() {
     let response = ListFlowsResponse::decode(&bytes).unwrap();
     assert_eq!(response.cursor(), 0x4321);
     assert!(response.iter().eq([entry]));
+}
+
+#[test]
+fn events() {
+    let value = EventsRequest {
+        max: 256,
+        keep: true,
+    };
+    let encoded = written(|out| value.encode(out));
+    let bytes = golden("ext/events_request.bin", &encoded);
+    assert_eq!(EventsRequest::decode(&bytes), Ok(value));
+
+    let flow = FlowInfo {
+        flow: v6_flow(),
+        verdict: Verdict::RedirectDns,
+        origin: FlowOrigin::Verdict,
+        process_id: ProcessId::new(0x1234),
+        outbound: Traffic {
+            packets: 1,
+            bytes: 80,
+        },
+        inbound: Traffic {
+            packets: 2,
+            bytes: 2_560,
+        },
+        first_seen: Timestamp::from_nanos(1_000_000_000),
+        last_seen: Timestamp::from_nanos(2_000_000_000),
+    };
+    let event = FlowEnded {
+        flow,
+        end: FlowEnd::Evicted,
+    };
+    let encoded = written(|out| {
+        EventsWriter::new(out, 1).map(|mut writer| {
+            writer.push(&event);
+            assert!(writer.is_full());
+            writer.push(&event);
+            writer.finish(5, 3)
+        })
+    });
+    let bytes = golden("ext/events_response.bin", &encoded);
+    let response = EventsResponse::decode(&bytes).unwrap();
+    assert_eq!((response.lost(), response.waiting()), (5, 3));
+    assert!(response.iter().eq([event]));
 }
 
 /// The index is read by line: `file = "…"`, then `hex = '''` up to `'''`, comments after `#`.

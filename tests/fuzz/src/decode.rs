@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use kext_types::VerdictOutcome;
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
+use kext_wire::events::{EventsRequest, EventsResponse, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse, ListFlowsWriter};
 use kext_wire::hello::{HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
@@ -102,6 +103,7 @@ fn decode_fixed(bytes: &[u8]) {
     same_bytes(bytes, CountersRequest::decode, CountersRequest::encode);
     same_bytes(bytes, GetConfigRequest::decode, GetConfigRequest::encode);
     same_bytes(bytes, ListFlowsRequest::decode, ListFlowsRequest::encode);
+    same_bytes(bytes, EventsRequest::decode, EventsRequest::encode);
     for message in [
         ConfigMessage::GetResponse,
         ConfigMessage::SetRequest,
@@ -143,6 +145,15 @@ fn decode_tables(bytes: &[u8]) {
             CountersResponse::encode(counters.iter().copied(), out)
         });
         assert_eq!(again, bytes);
+    }
+    if let Some(response) = ok(EventsResponse::decode(bytes)) {
+        let mut out = vec![0xA5; bytes.len().max(EventsResponse::len_for(1))];
+        let mut writer = EventsWriter::new(&mut out, u32::MAX).unwrap();
+        for event in response.iter() {
+            writer.push(&event);
+        }
+        let length = writer.finish(response.lost(), response.waiting());
+        assert_eq!(&out[..length], bytes);
     }
     if let Some(response) = ok(ListFlowsResponse::decode(bytes)) {
         let mut out = vec![0xA5; bytes.len().max(ListFlowsResponse::len_for(1))];

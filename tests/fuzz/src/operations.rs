@@ -7,7 +7,9 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use kext_engine::{Action, Classified, Delivery, Engine, NotHeld, Releases};
+use kext_engine::{
+    Action, Classified, Delivery, EARLY_FRAGMENTS, EarlyFragment, Engine, NotHeld, Releases,
+};
 use kext_packet::testing::{self, Tcp};
 use kext_packet::{Headers, TcpFlags, rewrite};
 use kext_types::{
@@ -169,22 +171,34 @@ impl Scene {
             process_id: ProcessId::new(u64::from(arrival & 2)),
             passes: arrival.saturating_sub(240),
         };
-        match self.engine.classify(packet, on_wire, &arrival, self.now()) {
-            Classified::Held { .. } => {
-                self.put_in += 1;
-                let headers = Headers::parse(packet, on_wire).expect("held, so parsed");
-                let flow = headers.flow_key(arrival.direction);
-                if !self.flows.contains(&flow) && self.flows.len() < IDS {
-                    self.flows.push(flow);
-                }
+        let classified = self.engine.classify(packet, on_wire, &arrival, self.now());
+        if end_presented(classified, packet) {
+            self.put_in += 1;
+            let headers = Headers::parse(packet, on_wire).expect("held, so parsed");
+            let flow = headers.flow_key(arrival.direction);
+            if !self.flows.contains(&flow) && self.flows.len() < IDS {
+                self.flows.push(flow);
             }
-            Classified::Settled { settled, headers } => {
-                if let Action::Redirect(_, change) = &settled.action {
-                    let headers = headers.expect("redirected, so parsed");
-                    let _ = rewrite::rewrite(&mut packet.to_vec(), &headers, change);
-                }
-                settled.obligation.end(reason(&settled.action));
-            }
+        }
+        // Bound: as many as can wait.
+        for _ in 0..EARLY_FRAGMENTS {
+            let Some(early) = self.engine.next_early(|len| Some(vec![0; len])) else {
+                return;
+            };
+            let EarlyFragment {
+                obligation,
+                arrival,
+                on_wire,
+                buffer,
+            } = early;
+            self.let_go += 1;
+            let packet = buffer.expect("memory is never short here");
+            let size = on_wire as usize;
+            let now = self.now();
+            let again = self
+                .engine
+                .classify_early(obligation, &packet, size, &arrival, now);
+            self.put_in += u64::from(end_presented(again, &packet));
         }
     }
 
@@ -355,13 +369,16 @@ impl Scene {
         let counters = self.engine.counters();
         let totals = counters.totals();
         assert!(totals.balanced(), "{totals:?}");
-        assert!(totals.held <= CAPACITIES.packets.into(), "{totals:?}");
+        let room = u64::from(CAPACITIES.packets) + u64::from(EARLY_FRAGMENTS);
+        assert!(totals.held <= room, "{totals:?}");
         assert!(u64::from(self.engine.queued_requests()) <= totals.held);
         let made_room = [Reason::DroppedPacketCacheFull, Reason::DroppedFlowFull];
         let made_room: u64 = made_room.map(|reason| counters.reason(reason)).iter().sum();
-        assert_eq!(
-            self.put_in,
-            self.let_go + made_room + totals.held,
+        let accounted = self.let_go + made_room + totals.held;
+        // Early fragments that nobody came for have ended too; other orphans were never put in.
+        let orphans = counters.reason(Reason::DroppedFragmentOrphan);
+        assert!(
+            (accounted..=accounted + orphans).contains(&self.put_in),
             "one end each"
         );
     }
@@ -370,10 +387,26 @@ impl Scene {
     fn close(mut self) {
         self.engine.set_reader(false);
         self.tick(0xfe);
+        self.engine.drop_early();
         self.check();
         assert_eq!(self.engine.counters().totals().held, 0, "hostages");
         assert_eq!(self.engine.queued_requests(), 0);
         assert!(self.engine.tick(self.now()).is_none());
+    }
+}
+
+/// Ends a packet as it was decided; says whether it is held instead.
+fn end_presented(classified: Classified<'_>, packet: &[u8]) -> bool {
+    match classified {
+        Classified::Held { .. } => true,
+        Classified::Settled { settled, headers } => {
+            if let Action::Redirect(_, change) = &settled.action {
+                let headers = headers.expect("redirected, so parsed");
+                let _ = rewrite::rewrite(&mut packet.to_vec(), &headers, change);
+            }
+            settled.obligation.end(reason(&settled.action));
+            false
+        }
     }
 }
 

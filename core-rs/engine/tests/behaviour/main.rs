@@ -5,7 +5,10 @@ mod common;
 
 mod bounds;
 mod classes;
+mod events;
 mod flows;
+mod fragments;
+mod icmp;
 mod readers;
 mod redirects;
 mod releases;

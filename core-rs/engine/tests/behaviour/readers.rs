@@ -139,3 +139,42 @@ fn a_new_hold_limit_counts_for_packets_that_are_held() {
     bench.engine.set_config(config).unwrap();
     assert_eq!(bench.tick().len(), 1);
 }
+
+/// Nobody could answer in time, however quick.
+#[test]
+fn packets_that_expire_together_raise_no_requests_on_their_way() {
+    let bench = Bench::small();
+    for mark in 1..=5 {
+        bench.outbound(&numbered(0, mark));
+    }
+    bench.request();
+    bench.sleep(Duration::from_secs(10));
+    bench.outbound(&numbered(0, 6));
+    bench.sleep(Duration::from_secs(20));
+    assert_eq!(marks(&bench.tick()), [1, 2, 3, 4, 5]);
+    assert_eq!(bench.event(Event::Requests), 2, "the first and the sixth");
+    assert_eq!(bench.request().flow.local_port, 10_000);
+    bench.assert_balanced(1);
+}
+
+#[test]
+fn a_packet_that_comes_after_the_reader_left_does_not_overtake_those_held() {
+    let bench = Bench::small();
+    bench.outbound(&numbered(0, 1));
+    bench.outbound(&numbered(0, 2));
+    bench.engine.set_reader(false);
+    assert_eq!(bench.outbound(&numbered(0, 3)), End::Held(false));
+    let reason = bench.outbound(&numbered(1, 4)).reason();
+    assert_eq!(reason, Reason::PermittedNoReader, "another flow goes");
+    // A new reader is not asked about them either.
+    bench.engine.set_reader(true);
+    assert_eq!(bench.outbound(&numbered(0, 5)), End::Held(false));
+    let out = bench.tick();
+    assert_eq!(marks(&out), [1, 2, 3]);
+    assert_eq!(reasons(&out), [Reason::PermittedNoReader; 3]);
+    assert_eq!(bench.event(Event::Requests), 2);
+    let gone = bench.request().id;
+    let outcome = bench.decide(gone, always(Verdict::Accept));
+    assert_eq!(marks(&outcome.unwrap()), [5]);
+    bench.assert_balanced(0);
+}

@@ -270,3 +270,23 @@ fn a_way_back_is_kept_as_long_as_its_flow_is_in_use() {
     let answer = bench.inbound(&udp(TARGET, HERE, 2));
     assert_eq!(answer.reason(), Reason::RedirectedReturn);
 }
+
+/// A connection that runs to one target would not survive to be sent to another.
+#[test]
+fn a_cached_redirect_keeps_its_target_until_it_is_decided_again() {
+    let bench = bench();
+    let packet = udp(HERE, THERE, 1);
+    bench.teach(&packet, Direction::Outbound, Verdict::RedirectDns);
+    let mut config = bench.engine.config();
+    config.redirect_dns.v4 = Address::v4([203, 0, 113, 54]);
+    bench.engine.set_config(config).unwrap();
+    let kept = rewrite_of(ended(bench.outbound(&packet)));
+    assert_eq!(kept.destination, Some(pair(TARGET)));
+    let answer = bench.inbound(&udp(TARGET, HERE, 2));
+    assert_eq!(answer.reason(), Reason::RedirectedReturn);
+    let flow = kext_packet::testing::parse(&packet).flow_key(Direction::Outbound);
+    let again = Verdict::RedirectDns;
+    assert!(bench.engine.update_verdict(&flow, again, bench.now()));
+    let moved = rewrite_of(ended(bench.outbound(&packet)));
+    assert_eq!(moved.destination, Some(pair("203.0.113.54:53")));
+}

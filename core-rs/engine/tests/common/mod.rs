@@ -151,9 +151,33 @@ impl Bench {
 
     /// Presents a packet and counts its end.
     pub(crate) fn present(&self, packet: &[u8], arrival: &Arrival) -> End {
-        let classified = self
-            .engine
-            .classify(packet, packet.len(), arrival, self.now());
+        Self::end_of(
+            self.engine
+                .classify(packet, packet.len(), arrival, self.now()),
+        )
+    }
+
+    /// Lets the fragments go on that waited for their first one: their bytes and ends, in order.
+    pub(crate) fn early(&self) -> Vec<(Vec<u8>, End)> {
+        let mut all = Vec::new();
+        while self.engine.has_early() {
+            let early = self.engine.next_early(|len| Some(vec![0; len])).unwrap();
+            let (size, arrival) = (early.on_wire as usize, early.arrival);
+            let bytes: Vec<u8> = early.buffer.unwrap();
+            let obligation = early.obligation;
+            let end = Self::end_of(self.engine.classify_early(
+                obligation,
+                &bytes,
+                size,
+                &arrival,
+                self.now(),
+            ));
+            all.push((bytes, end));
+        }
+        all
+    }
+
+    fn end_of(classified: Classified<'_>) -> End {
         match classified {
             Classified::Held { request_raised } => End::Held(request_raised),
             Classified::Settled { settled, .. } => {

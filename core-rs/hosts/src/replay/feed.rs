@@ -267,6 +267,8 @@ impl Run for Mutex<Feed> {
                 return Ok(Fed::Ready);
             }
             if !feed.read() {
+                // No first fragment comes any more.
+                extension.engine().drop_early();
                 return Ok(Fed::End);
             }
             if feed.realtime {

@@ -267,8 +267,15 @@ fn ipv6_fragments() {
     assert!(headers.is_first_fragment() && !headers.is_later_fragment());
     assert_eq!((headers.protocol, headers.source_port), (17, 4660));
     let id = 0xdead_beef;
-    let fragment = |offset, more| Some(Fragment { id, offset, more });
-    assert_eq!(headers.fragment, fragment(0, true));
+    let fragment = |offset, len, more| {
+        Some(Fragment {
+            id,
+            offset,
+            len,
+            more,
+        })
+    };
+    assert_eq!(headers.fragment, fragment(0, 16, true));
 
     // Number 60 and bytes that look like an extension header: data all the same.
     let mut later = fragment_header(60, 1480);
@@ -276,7 +283,7 @@ fn ipv6_fragments() {
     later.extend(UDP);
     let headers = parse(&v6(44, &later));
     assert!(headers.is_later_fragment() && !headers.is_first_fragment());
-    assert_eq!(headers.fragment, fragment(1480, false));
+    assert_eq!(headers.fragment, fragment(1480, 16, false));
     assert_eq!((headers.protocol, headers.transport), (60, 48));
     assert_eq!((headers.source_port, headers.destination_port), (0, 0));
     assert_eq!(headers.transport_info, TransportInfo::Missing);
@@ -297,6 +304,7 @@ fn ipv4_fragments() {
         Some(Fragment {
             id: 0xabcd,
             offset,
+            len: 8,
             more,
         })
     };
@@ -490,6 +498,50 @@ fn an_echo_has_an_identifier() {
         };
         assert_eq!(parse(packet).transport_info, TransportInfo::Icmp(message));
     }
+}
+
+#[test]
+fn both_ways_of_an_echo_are_one_flow_and_another_identifier_is_another() {
+    for (here, there, request, reply) in [
+        ("192.0.2.1", "192.0.2.9", 8, 0),
+        ("2001:db8::1", "2001:db8::9", 128, 129),
+    ] {
+        let (here, there) = (here.parse().unwrap(), there.parse().unwrap());
+        let mut buffer = [0; 64];
+        let mut key = |(from, to), icmp_type, id: u8, direction| {
+            let packet = testing::icmp(&mut buffer, from, to, (icmp_type, 0), [0, id, 0, 1], &[]);
+            parse(packet).flow_key(direction)
+        };
+        let asked = key((here, there), request, 7, Direction::Outbound);
+        assert_eq!((asked.local_port, asked.remote_port), (7, 0));
+        assert_eq!(key((there, here), reply, 7, Direction::Inbound), asked);
+        assert_ne!(key((here, there), request, 8, Direction::Outbound), asked);
+    }
+}
+
+#[test]
+fn an_error_is_believed_only_on_its_way_to_who_is_quoted() {
+    let [here, router]: [core::net::IpAddr; 2] =
+        ["192.0.2.1", "198.51.100.1"].map(|ip| ip.parse().unwrap());
+    let mut buffer = [0; 64];
+    let ends = (
+        "192.0.2.1:5000".parse().unwrap(),
+        "192.0.2.9:53".parse().unwrap(),
+    );
+    let quoted = testing::udp(&mut buffer, ends.0, ends.1, b"question").to_vec();
+    let flow = parse(&quoted).flow_key(Direction::Outbound);
+    let mut buffer = [0; 128];
+    let about = |bytes: &[u8]| parse(bytes).quoted_flow(bytes, Direction::Inbound);
+    for (len, expected) in [(quoted.len(), Some(flow)), (28, Some(flow)), (23, None)] {
+        let quote = &quoted[..len];
+        let error = testing::icmp(&mut buffer, router, here, (11, 0), [0; 4], quote);
+        assert_eq!(about(error), expected, "{len} bytes quoted");
+    }
+    let error = testing::icmp(&mut buffer, router, here, (11, 0), [0; 4], &quoted).to_vec();
+    let elsewhere = testing::icmp(&mut buffer, router, router, (11, 0), [0; 4], &quoted);
+    assert_eq!(about(elsewhere), None);
+    let nested = testing::icmp(&mut buffer, here, router, (11, 0), [0; 4], &error[20..]).to_vec();
+    assert_eq!(about(&nested), None);
 }
 
 #[test]

@@ -220,3 +220,72 @@ fn what_is_refused() {
     assert_eq!(result, Err(RewriteError::Mismatch));
     assert_eq!(short, old[..23]);
 }
+
+/// A router's or an end's error about a datagram that went from S' to T, given S and D again.
+#[test]
+fn an_error_about_a_rewritten_packet_is_as_if_it_had_not_been() {
+    for (asker, moved, target, destination, router, kind) in [
+        (
+            "10.0.0.2:5000",
+            "10.0.0.2:50000",
+            "203.0.113.9:53",
+            "192.0.2.1:5353",
+            "198.51.100.1",
+            (3, 3),
+        ),
+        (
+            "[2001:db8::2]:5000",
+            "[2001:db8::2]:50000",
+            "[2001:db8:1::9]:53",
+            "[2001:db8:2::1]:5353",
+            "2001:db8:3::1",
+            (1, 4),
+        ),
+    ] {
+        let [asker, moved, target, destination]: [std::net::SocketAddr; 4] =
+            [asker, moved, target, destination].map(|end| end.parse().unwrap());
+        let router = router.parse().unwrap();
+        let change = Rewrite {
+            source: Some((destination.ip().into(), destination.port())),
+            destination: Some((asker.ip().into(), asker.port())),
+        };
+        for (from, expected_from) in [(target.ip(), destination.ip()), (router, router)] {
+            for quote_len in [usize::MAX, 8] {
+                let error_about = |from, source: std::net::SocketAddr, to| {
+                    let mut buffer = [0; 100];
+                    let quoted = testing::udp(&mut buffer, source, to, b"question");
+                    let len = quoted.len() - 16 + quote_len.min(16);
+                    let mut buffer = [0; 200];
+                    let quote = &quoted[..len];
+                    testing::icmp(&mut buffer, from, source.ip(), kind, [0; 4], quote).to_vec()
+                };
+                let mut packet = error_about(from, moved, target);
+                let headers = parse(&packet);
+                rewrite_error(&mut packet, &headers, &change).unwrap();
+                let expected = error_about(expected_from, asker, destination);
+                assert_eq!(packet, expected, "{from} {quote_len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_that_cannot_be_rewritten_stays_as_it_was() {
+    let [here, there] = ["10.0.0.2", "192.0.2.1"].map(|ip| ip.parse().unwrap());
+    let mut buffer = [0; 200];
+    let quote = udp4();
+    let v6 = Rewrite {
+        source: Some((Address::UNSPECIFIED, 1)),
+        destination: Some((NEW_DESTINATION, 2)),
+    };
+    for (kind, quote, change) in [
+        ((3, 3), &quote[..22], both(1, 2)),
+        ((8, 0), &quote[..], both(1, 2)),
+        ((3, 3), &quote[..], v6),
+    ] {
+        let packet = testing::icmp(&mut buffer, there, here, kind, [0; 4], quote);
+        let before = packet.to_vec();
+        assert!(rewrite_error(packet, &parse(&before), &change).is_err());
+        assert_eq!(packet, before);
+    }
+}
