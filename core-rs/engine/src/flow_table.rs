@@ -8,7 +8,8 @@
 //! Which way makes room is told by coarse stamps beside the tags, or eviction would have to read
 //! sixteen ways that are in nobody's cache.
 //!
-//! Locks, in their order: `inserting`, one way's, that way's cold part.
+//! Locks, in their order: `inserting`, one way's, that way's cold part; the ring of events may be locked
+//! inside a way.
 
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_sync::{Guard, Lock, RawLock};

@@ -42,7 +42,7 @@ mod verdict_cache;
 
 use kext_packet::Headers;
 use kext_sync::atomic::{AtomicU32, Ordering};
-use kext_sync::{Lock, RawLock};
+use kext_sync::{Guard, Lock, RawLock};
 use kext_types::{
     Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowEnded, FlowInfo,
     FlowKey, FragmentPolicy, PacketId, Reason, RequestInfo, Timestamp, Verdict,
@@ -118,23 +118,25 @@ pub struct EarlyFragment<'a, B> {
 }
 
 /// Where a packet belongs.
-enum Belonging {
+enum Belonging<'a, R: RawLock> {
     /// To this flow.
     To(Origin),
     /// Nowhere, and so it ends.
     Ends(Action),
     /// To a packet whose fragments overlap.
     Overlaps,
-    /// To a packet whose first fragment has not come: it is kept.
-    Waits,
+    /// To a packet whose first fragment has not come: it is kept. Until it is counted as held, nobody
+    /// may let it go.
+    Waits(Guard<'a, R, FragmentTable>),
 }
 
 /// What became of an ICMP error for the sake of the flow that it is about.
-enum Joined {
+enum Joined<'a, R: RawLock> {
     /// The flow is cached: what its verdict does with the error.
     Cached(Action),
-    /// The flow waits for its verdict, and what came of the attempt to wait with it.
-    Pending(Hold),
+    /// The flow waits for its verdict, and what came of the attempt to wait with it. Until it is
+    /// counted as held, nobody may let it go.
+    Pending(Hold, Guard<'a, R, PacketCache>),
     /// Nothing is known of the flow.
     UnknownFlow,
 }
@@ -287,7 +289,7 @@ impl<R: RawLock> Engine<R> {
                 Belonging::Overlaps => {
                     return settle(obligation, Action::Block(Reason::BlockedFragment), None);
                 }
-                Belonging::Waits => {
+                Belonging::Waits(_table) => {
                     obligation.hold();
                     return Classified::Held {
                         request_raised: false,
@@ -303,7 +305,7 @@ impl<R: RawLock> Engine<R> {
         if headers.is_icmp_error() {
             match self.join(&headers, bytes, arrival, policies, now, counters) {
                 Joined::Cached(action) => return settle(obligation, action, Some(headers)),
-                Joined::Pending(hold) => {
+                Joined::Pending(hold, _packets) => {
                     return Self::after_hold(hold, obligation, headers, policies);
                 }
                 Joined::UnknownFlow => {}
@@ -383,7 +385,7 @@ impl<R: RawLock> Engine<R> {
         policies: Policies,
         now: Timestamp,
         counters: Stripe<'_>,
-    ) -> Joined {
+    ) -> Joined<'_, R> {
         let Some(flow) = headers.quoted_flow(bytes, arrival.direction) else {
             return Joined::UnknownFlow;
         };
@@ -409,7 +411,8 @@ impl<R: RawLock> Engine<R> {
             return Joined::UnknownFlow;
         }
         let ask_each = policies.asks_each_packet();
-        Joined::Pending(packets.hold(hash, &about, headers, bytes, ask_each, counters))
+        let hold = packets.hold(hash, &about, headers, bytes, ask_each, counters);
+        Joined::Pending(hold, packets)
     }
 
     /// The flow that a packet belongs to, and whether it is infrastructure: as its first fragment, if
@@ -422,7 +425,7 @@ impl<R: RawLock> Engine<R> {
         policies: Policies,
         now: Timestamp,
         again: bool,
-    ) -> Belonging {
+    ) -> Belonging<'_, R> {
         let direction = arrival.direction;
         let origin = Origin::of(headers, direction);
         let Some(fragment) = &headers.fragment else {
@@ -461,7 +464,6 @@ impl<R: RawLock> Engine<R> {
             None => Belonging::Ends(Action::Drop(Reason::DroppedFragmentOrphan)),
             Some(Later::Early) => {
                 let (kept, gone) = table.keep(hasher, headers, fragment, bytes, arrival, now);
-                drop(table);
                 // Bound: EARLY_FRAGMENTS.
                 for _ in 0..gone {
                     self.counters
@@ -470,7 +472,7 @@ impl<R: RawLock> Engine<R> {
                         .end(Reason::DroppedFragmentOrphan);
                 }
                 if kept {
-                    Belonging::Waits
+                    Belonging::Waits(table)
                 } else {
                     Belonging::Ends(Action::Drop(Reason::DroppedFragmentOrphan))
                 }

@@ -215,10 +215,11 @@ impl<R: RawLock> VerdictCache<R> {
         now: Timestamp,
         counters: Stripe<'_>,
     ) -> bool {
-        let epoch = self.epoch();
         let Some(inserting) = self.flows.inserting(hash) else {
             return false;
         };
+        // Read within the turn, so that no flow under this key is of a later one.
+        let epoch = self.epoch();
         let fate = Fate::WayBack(way_back);
         let (origin, stats) = (FlowOrigin::WayBack, FlowStats::new(now));
         if let Some(mut standing) = self.flows.find(hash, &key) {

@@ -30,7 +30,8 @@ impl<H: Host> Extension<H> {
         let classified = self
             .engine
             .classify_on(processor, bytes, on_wire, arrival, now);
-        let has_early = self.engine.has_early();
+        // Those that follow another first one are left to its caller: they must not overtake it.
+        let leads = self.engine.has_early() && is_first_fragment(bytes, on_wire);
         let classification = match classified {
             Classified::Held { request_raised } => {
                 if request_raised {
@@ -39,19 +40,17 @@ impl<H: Host> Extension<H> {
                 Classification::Absorb(None)
             }
             Classified::Settled { settled, headers } => match &headers {
-                Some(headers) if has_early && headers.is_first_fragment() => {
-                    self.end_leading(settled, headers, bytes, arrival)
-                }
+                Some(headers) if leads => self.end_leading(settled, headers, bytes, arrival),
                 headers => self.end_presented(settled, headers.as_ref(), bytes, arrival),
             },
         };
-        if has_early {
+        if leads {
             self.let_early_go();
         }
         classification
     }
 
-    /// A first fragment that others wait for: if the host let it go itself, they could overtake it.
+    /// A first fragment that others may wait for: if the host let it go itself, they could overtake it.
     fn end_leading(
         &self,
         settled: Settled<'_>,
@@ -281,4 +280,8 @@ impl<H: Host> Extension<H> {
             (Ok(()), ReplyKind::Unreachable) => Event::InjectedUnreachable,
         }
     }
+}
+
+fn is_first_fragment(bytes: &[u8], on_wire: usize) -> bool {
+    Headers::parse(bytes, on_wire).is_ok_and(|headers| headers.is_first_fragment())
 }

@@ -2,13 +2,15 @@
 
 mod common;
 
-use std::sync::atomic::Ordering;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
-use kext_extension::Classification;
+use kext_extension::{Classification, Extension, Host, InjectError, Injection};
 use kext_packet::testing::fix_ipv4_header;
-use kext_types::Reason;
+use kext_types::{Capacities, Config, Direction, Policy, Reason, Timestamp};
 use kext_wire::ControlCode;
+use kext_wire::hello::HostKind;
 use kext_wire::v1::VerdictInfo;
 
 /// The three fragments of a datagram.
@@ -77,4 +79,55 @@ fn without_a_buffer_the_first_one_goes_and_the_early_ones_are_counted() {
     assert_eq!(counters.reason(Reason::DroppedNoBuffer), 1);
     assert!(counters.totals().balanced());
     assert_eq!(counters.totals().held, 0);
+}
+
+/// While a first fragment is copied, another processor presents a packet of another flow.
+#[test]
+fn nobody_elses_packet_lets_early_fragments_overtake_their_first_one() {
+    static EXTENSION: OnceLock<Extension<Racing>> = OnceLock::new();
+    #[derive(Default)]
+    struct Racing(TestHost, AtomicBool);
+    impl Host for Racing {
+        type Lock = parking_lot::RawMutex;
+        type Buffer = Vec<u8>;
+        const KIND: HostKind = HostKind::Replay;
+
+        fn now(&self) -> Timestamp {
+            self.0.now()
+        }
+        fn random(&self) -> u64 {
+            self.0.random()
+        }
+        fn allocate(&self, len: usize) -> Option<Vec<u8>> {
+            if self.1.swap(false, Ordering::Relaxed) {
+                present(&udp("192.0.2.10:9", "198.51.100.20:9", &[0; 8]));
+            }
+            self.0.allocate(len)
+        }
+        fn inject(&self, buffer: Vec<u8>, injection: &Injection) -> Result<(), InjectError> {
+            self.0.inject(buffer, injection)
+        }
+        fn requests_ready(&self) {
+            self.0.requests_ready();
+        }
+    }
+    fn present(packet: &[u8]) {
+        let extension = EXTENSION.get().unwrap();
+        let _ = extension.classify(packet, packet.len(), &arrival(Direction::Outbound));
+    }
+    let config = Config {
+        no_reader: Policy::Permit,
+        ..Config::default()
+    };
+    let extension = EXTENSION.get_or_init(|| {
+        Extension::try_new(Racing::default(), Capacities::default(), config).unwrap()
+    });
+    let [first, second, third] = fragments();
+    present(&third);
+    present(&second);
+    extension.host().1.store(true, Ordering::Relaxed);
+    present(&first);
+    let injected = extension.host().0.injected.lock();
+    let sent: Vec<_> = injected.iter().map(|(bytes, _)| bytes.clone()).collect();
+    assert_eq!(sent, [first, third, second]);
 }

@@ -167,3 +167,19 @@ fn a_whole_packet_makes_room_for_the_next_of_its_identification() {
         }
     }
 }
+
+/// Or whoever guesses an identification could end the packet that has it a minute later.
+#[test]
+fn what_waited_in_vain_does_not_count_as_come() {
+    let bench = Bench::small();
+    bench.teach(&udp(HERE, THERE, 0), Direction::Outbound, Verdict::Accept);
+    let [first, second, ..] = five(1);
+    assert_eq!(bench.outbound(&second), End::Held(false));
+    bench.sleep(Duration::from_secs(1));
+    bench.tick();
+    assert_eq!(bench.reason(Reason::DroppedFragmentOrphan), 1);
+    for fragment in [&first, &second] {
+        assert_eq!(bench.outbound(fragment).reason(), Reason::PermittedCache);
+    }
+    bench.assert_balanced(0);
+}
