@@ -1,6 +1,6 @@
 //! Every allocation at start fails in turn: each ends in a clean error that gives everything back.
 //!
-//! An integration test of its own, because a program has one allocator. It is the only unsafe code
+//! An integration test of its own, because a program has one allocator. Its allocator is unsafe code
 //! beside the engine, and no part of what is shipped.
 #![allow(unsafe_code)]
 
