@@ -1,7 +1,7 @@
 //! The verdict cache: flows whose fate is known.
 //!
 //! Clearing it is a new epoch: flows of an older one are dead, and were all seen before any live one,
-//! so that they make room first.
+//! so that they make room first, unless they have been dead for hours and their stamps have wrapped.
 
 use kext_packet::Headers;
 use kext_sync::RawLock;
