@@ -36,7 +36,7 @@ pub(crate) const NO_STD: &[Layer] = &[
     Layer {
         name: "kext-packet",
         ours: &["kext-types"],
-        theirs: &[],
+        theirs: &["zerocopy"],
     },
     Layer {
         name: "kext-sync",

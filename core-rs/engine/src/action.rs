@@ -97,27 +97,29 @@ impl Met {
     }
 }
 
-impl Fate {
-    /// What becomes of any packet of the flow, if that is the same for all.
-    #[inline]
-    pub(crate) fn plain_action(&self, met: Met) -> Option<Action> {
-        match self {
-            Self::Verdict(Verdict::Accept, _) => Some(Action::Permit(
-                met.choose(Reason::PermittedCache, Reason::PermittedVerdict),
-            )),
-            Self::Verdict(Verdict::Block, _) => Some(Action::Block(
-                met.choose(Reason::BlockedCache, Reason::BlockedVerdict),
-            )),
-            Self::Verdict(Verdict::Drop, _) => Some(Action::Drop(
-                met.choose(Reason::DroppedCache, Reason::DroppedVerdict),
-            )),
-            _ => None,
-        }
+/// What a verdict does with any packet, if that is the same for all.
+#[inline]
+pub(crate) fn of_plain(verdict: Verdict, met: Met) -> Option<Action> {
+    match verdict {
+        Verdict::Accept => Some(Action::Permit(
+            met.choose(Reason::PermittedCache, Reason::PermittedVerdict),
+        )),
+        Verdict::Block => Some(Action::Block(
+            met.choose(Reason::BlockedCache, Reason::BlockedVerdict),
+        )),
+        Verdict::Drop => Some(Action::Drop(
+            met.choose(Reason::DroppedCache, Reason::DroppedVerdict),
+        )),
+        Verdict::RedirectDns | Verdict::RedirectTunnel => None,
     }
+}
 
+impl Fate {
     /// What becomes of one packet of the flow.
     pub(crate) fn action(&self, packet: &RequestInfo, met: Met) -> Action {
-        if let Some(action) = self.plain_action(met) {
+        if let Self::Verdict(verdict, _) = self
+            && let Some(action) = of_plain(*verdict, met)
+        {
             return action;
         }
         let flow = &packet.flow;

@@ -17,6 +17,8 @@ pub(crate) struct FlowStats {
     closing: u8,
 }
 
+/// What opens or closes a connection.
+const CONNECTION: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 const FIN_OUTBOUND: u8 = 1;
 const FIN_INBOUND: u8 = 2;
 const BOTH_FINS: u8 = FIN_OUTBOUND | FIN_INBOUND;
@@ -37,6 +39,7 @@ impl FlowStats {
     }
 
     /// Adds a packet of the flow.
+    #[inline(always)]
     pub(crate) fn add(&mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) {
         let direction = arrival.direction;
         let size = u64::from(headers.total_len);
@@ -47,20 +50,27 @@ impl FlowStats {
         }
         self.process_id = arrival.process_id.or(self.process_id);
         self.last_seen = self.last_seen.max(now);
-        if let TransportInfo::Tcp(segment) = &headers.transport_info {
-            // A new connection between the same ends.
-            if segment.flags.contains(TcpFlags::SYN) {
-                self.closing = 0;
-            }
-            if segment.flags.contains(TcpFlags::RST) {
-                self.closing |= RESET;
-            }
-            if segment.flags.contains(TcpFlags::FIN) {
-                self.closing |= match direction {
-                    Direction::Outbound => FIN_OUTBOUND,
-                    Direction::Inbound => FIN_INBOUND,
-                };
-            }
+        if let TransportInfo::Tcp(segment) = &headers.transport_info
+            && segment.flags.any(CONNECTION)
+        {
+            self.open_or_close(segment.flags, direction);
+        }
+    }
+
+    #[cold]
+    fn open_or_close(&mut self, flags: TcpFlags, direction: Direction) {
+        // A new connection between the same ends.
+        if flags.contains(TcpFlags::SYN) {
+            self.closing = 0;
+        }
+        if flags.contains(TcpFlags::RST) {
+            self.closing |= RESET;
+        }
+        if flags.contains(TcpFlags::FIN) {
+            self.closing |= match direction {
+                Direction::Outbound => FIN_OUTBOUND,
+                Direction::Inbound => FIN_INBOUND,
+            };
         }
     }
 

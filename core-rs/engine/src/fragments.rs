@@ -73,7 +73,7 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// What the packet with these headers is by itself.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(headers: &Headers, direction: Direction) -> Self {
         Self {
             flow: headers.flow_key(direction),

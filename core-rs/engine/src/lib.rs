@@ -50,7 +50,7 @@ use kext_types::{
 
 pub use action::{Action, Release, Settled};
 pub use classify::{Classified, EarlyFragment};
-pub use counters::{Counters, Obligation, Totals};
+pub use counters::{Counters, Lane, Obligation, Totals};
 pub use fragments::EARLY_FRAGMENTS;
 pub use memory::OutOfMemory;
 pub use packet_cache::{Delivery, HeldPacket, NotHeld};
@@ -129,6 +129,12 @@ impl<R: RawLock> Engine<R> {
         &self.counters
     }
 
+    /// A place to count for one of the threads that present packets. Any number is good; two lanes of
+    /// one number at once, or of two that are 64 apart, cost time.
+    pub fn lane(&self, number: usize) -> Lane<'_> {
+        self.counters.lane(number)
+    }
+
     /// The capacities that the engine was made with.
     pub fn capacities(&self) -> &Capacities {
         &self.capacities
@@ -189,7 +195,7 @@ impl<R: RawLock> Engine<R> {
             way_back,
             &self.settings,
             now,
-            self.counters.on(0),
+            self.counters.shared(),
         )
     }
 
@@ -312,7 +318,7 @@ impl<R: RawLock> Engine<R> {
 
     /// Forgets every cached verdict, in constant time. Held packets stay held.
     pub fn clear_cache(&self) {
-        self.flows.clear(self.counters.on(0));
+        self.flows.clear(self.counters.shared());
     }
 
     /// The verdict of a cached flow, if it is cached and has not been idle for too long. It then counts
@@ -320,7 +326,7 @@ impl<R: RawLock> Engine<R> {
     pub fn lookup(&self, flow: &FlowKey, now: Timestamp) -> Option<Verdict> {
         let hash = self.hasher.hash(flow);
         self.flows
-            .lookup(hash, flow, &self.settings, now, self.counters.on(0))
+            .lookup(hash, flow, &self.settings, now, self.counters.shared())
     }
 
     /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its
@@ -350,10 +356,10 @@ impl<R: RawLock> Engine<R> {
         self.flows.list(cursor, show)
     }
 
-    /// Shows flows with traffic since they were last shown by this function, their bytes being that
-    /// traffic, until `show` refuses one. It comes first the next time. `show` is bound like that of
+    /// Shows flows with traffic since they were last shown by this function, and that traffic's bytes
+    /// outbound and inbound, until `show` refuses one. It comes first the next time. `show` is bound like that of
     /// [`Engine::list_flows`].
-    pub fn report_traffic(&self, show: impl FnMut(&FlowInfo) -> bool) {
+    pub fn report_traffic(&self, show: impl FnMut(&FlowKey, [u64; 2]) -> bool) {
         self.flows.report_traffic(show);
     }
 }

@@ -3,14 +3,14 @@
 //! All of it is one state under one lock. A held packet stands in up to three lists at once: all
 //! packets by age, those of its flow in order of arrival, and those whose request waits for a reader.
 
-use kext_packet::Headers;
 use kext_types::{
     Capacities, Decision, Event, FlowKey, PacketId, Reason, RequestInfo, Timestamp, VerdictOutcome,
 };
 
 use crate::action::Fate;
 use crate::blocks::{BlockPool, Chain, MAX_CHAIN};
-use crate::counters::Stripe;
+use crate::classify::Presented;
+use crate::counters::Tally;
 use crate::flow_stats::FlowStats;
 use crate::list::{Link, Links, List};
 use crate::memory::{OutOfMemory, Vec, filled};
@@ -334,11 +334,16 @@ impl PacketCache {
         &mut self,
         hash: u64,
         packet: &RequestInfo,
-        headers: &Headers,
-        bytes: &[u8],
-        ask_each_packet: bool,
-        counters: Stripe<'_>,
+        presented: &Presented<'_>,
     ) -> Hold {
+        let Presented {
+            bytes,
+            headers,
+            policies,
+            counters,
+            ..
+        } = presented;
+        let (bytes, counters) = (*bytes, *counters);
         // What joins a flow of which packets are held must not overtake them, though nobody reads.
         if !self.reader && !self.is_pending(hash, &packet.flow) {
             return Hold::NoReader;
@@ -376,7 +381,7 @@ impl PacketCache {
         }
         let ask = if flow.decided.is_some() {
             None
-        } else if ask_each_packet {
+        } else if policies.asks_each_packet() {
             Some(slot)
         } else if flow.asked == 0 && flow.releasing == 0 {
             flow.packets.front()
@@ -433,7 +438,7 @@ impl PacketCache {
 
     /// Drops the oldest packet of a flow that holds as many as it may. The packet that user mode was
     /// asked about stays as long as another can go, or its verdict would find nothing.
-    fn make_room_in_flow(&mut self, flow: Handle, counters: Stripe<'_>) {
+    fn make_room_in_flow(&mut self, flow: Handle, counters: Tally<'_>) {
         let Some(pending) = self.pending.get(flow) else {
             return;
         };
@@ -457,7 +462,7 @@ impl PacketCache {
     }
 
     /// Drops a held packet. Its flow is returned for a [`PacketCache::follow_up`].
-    fn evict(&mut self, slot: u32, reason: Reason, counters: Stripe<'_>) -> Option<Handle> {
+    fn evict(&mut self, slot: u32, reason: Reason, counters: Tally<'_>) -> Option<Handle> {
         let taken = self.take(slot, VerdictOutcome::Evicted, 0)?;
         counters.unhold().end(reason);
         self.blocks.free(taken.chain);
@@ -465,7 +470,7 @@ impl PacketCache {
     }
 
     /// Raises a slot's verdict request.
-    fn raise(&mut self, slot: u32, counters: Stripe<'_>) {
+    fn raise(&mut self, slot: u32, counters: Tally<'_>) {
         let Some(held) = self.slots.held_mut(slot) else {
             return;
         };
@@ -575,7 +580,7 @@ impl PacketCache {
     }
 
     /// What is next for a flow after its packet was let go.
-    pub(crate) fn next(&mut self, handle: Handle, counters: Stripe<'_>) -> Next {
+    pub(crate) fn next(&mut self, handle: Handle, counters: Tally<'_>) -> Next {
         let Some(flow) = self.pending.get_mut(handle) else {
             return Next::Done;
         };
@@ -600,7 +605,7 @@ impl PacketCache {
     }
 
     /// Leaves the rest of a decided flow's packets to the tick, or ends a release without more ado.
-    pub(crate) fn stall(&mut self, handle: Handle, counters: Stripe<'_>) {
+    pub(crate) fn stall(&mut self, handle: Handle, counters: Tally<'_>) {
         let Some(flow) = self.pending.get_mut(handle) else {
             return;
         };
@@ -674,7 +679,7 @@ impl PacketCache {
 
     /// After a packet of a flow has gone: asks for the next one, or forgets the flow. Says whether a
     /// request was raised.
-    fn follow_up(&mut self, flow: Handle, counters: Stripe<'_>) -> bool {
+    fn follow_up(&mut self, flow: Handle, counters: Tally<'_>) -> bool {
         let Some(pending) = self.pending.get(flow) else {
             return false;
         };

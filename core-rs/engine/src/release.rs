@@ -65,10 +65,10 @@ impl<'a, R: RawLock> Releases<'a, R> {
         } else {
             let flow = self.flow.take()?;
             if self.budget == 0 {
-                packets.stall(flow, engine.counters.on(0));
+                packets.stall(flow, engine.counters.shared());
                 return None;
             }
-            match packets.next(flow, engine.counters.on(0)) {
+            match packets.next(flow, engine.counters.shared()) {
                 Next::Packet(taken, fate) => {
                     self.flow = Some(flow);
                     let action = fate.action(&taken.info, Met::Held);
@@ -78,14 +78,14 @@ impl<'a, R: RawLock> Releases<'a, R> {
                     let hash = engine.hasher.hash(&key);
                     engine
                         .flows
-                        .insert(hash, key, fate, stats, epoch, engine.counters.on(0));
+                        .insert(hash, key, fate, stats, epoch, engine.counters.shared());
                     return None;
                 }
                 Next::Done => return None,
             }
         };
         self.budget = self.budget.saturating_sub(1);
-        let obligation = engine.counters.on(0).unhold();
+        let obligation = engine.counters.shared().unhold();
         let info: RequestInfo = taken.info;
         let buffer = packets.carry(taken, action.needs_bytes(), allocate);
         Some(Release {
@@ -104,11 +104,11 @@ impl<R: RawLock> Drop for Releases<'_, R> {
         }
         let mut packets = self.engine.packets.lock();
         if let Some((taken, _)) = self.first.take() {
-            drop(self.engine.counters.on(0).unhold());
+            drop(self.engine.counters.shared().unhold());
             packets.carry::<[u8; 0]>(taken, false, |_| None);
         }
         if let Some(flow) = self.flow.take() {
-            packets.stall(flow, self.engine.counters.on(0));
+            packets.stall(flow, self.engine.counters.shared());
         }
     }
 }

@@ -11,7 +11,7 @@ use kext_types::{
 };
 
 use crate::action::Fate;
-use crate::counters::Stripe;
+use crate::counters::Tally;
 use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
 use crate::flow_table::{FlowTable, Found};
@@ -28,6 +28,23 @@ pub(crate) struct VerdictCache<R> {
     events: FlowEvents<R>,
     /// Where the next report of traffic begins.
     report_cursor: AtomicU64,
+}
+
+/// What a packet of a cached flow meets.
+pub(crate) enum Hit {
+    /// A verdict without translation.
+    Plain(Verdict),
+    /// Another fate.
+    Other(Fate),
+}
+
+impl Hit {
+    pub(crate) fn fate(self) -> Fate {
+        match self {
+            Self::Plain(verdict) => Fate::Verdict(verdict, None),
+            Self::Other(fate) => fate,
+        }
+    }
 }
 
 impl<R: RawLock> Found<'_, R> {
@@ -60,13 +77,24 @@ impl<R: RawLock> Found<'_, R> {
 
     /// The flow's fate, for a packet of it that is counted to it. `None` for a packet that goes the
     /// other way than a way back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hit(
         mut self,
         arrival: &Arrival,
         headers: &Headers,
         now: Timestamp,
-    ) -> Option<Fate> {
+    ) -> Option<Hit> {
+        let hit = match self.plain() {
+            Some(verdict) => Hit::Plain(verdict),
+            None => return self.hit_other(arrival, headers, now),
+        };
+        self.count(|stats| stats.add(arrival, headers, now));
+        Some(hit)
+    }
+
+    /// The same of a flow whose fate is more than a verdict.
+    #[cold]
+    fn hit_other(mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) -> Option<Hit> {
         let fate = self.fate();
         if let Fate::WayBack(way_back) = &fate
             && !way_back.applies_to(arrival.direction)
@@ -74,7 +102,7 @@ impl<R: RawLock> Found<'_, R> {
             return None;
         }
         self.count(|stats| stats.add(arrival, headers, now));
-        Some(fate)
+        Some(Hit::Other(fate))
     }
 
     /// Why a flow ended that was idle for too long.
@@ -86,6 +114,7 @@ impl<R: RawLock> Found<'_, R> {
         }
     }
 
+    #[inline(always)]
     fn is_idle(&self, settings: &Settings<R>, now: Timestamp) -> bool {
         let stats = self.stats();
         let idle = now.as_nanos().saturating_sub(stats.last_seen.as_nanos());
@@ -124,7 +153,7 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Tells and counts that this flow makes room for one of `epoch`.
-    fn makes_room(&self, leaving: &Found<'_, R>, epoch: u32, counters: Stripe<'_>) {
+    fn makes_room(&self, leaving: &Found<'_, R>, epoch: u32, counters: Tally<'_>) {
         self.tell(leaving, FlowEnd::Evicted, epoch);
         if leaving.epoch() == epoch {
             counters.count(Event::FlowEvicted);
@@ -137,29 +166,32 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// A flow that is neither dead nor idle for too long; one that is, is removed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn live(
         &self,
         hash: u64,
         key: &FlowKey,
         settings: &Settings<R>,
         now: Timestamp,
-        counters: Stripe<'_>,
+        counters: Tally<'_>,
     ) -> Option<Found<'_, R>> {
         let found = self.flows.find(hash, key)?;
         let epoch = self.epoch();
-        if found.epoch() != epoch {
-            self.tell(&found, FlowEnd::Cleared, epoch);
-            found.remove();
-            return None;
-        }
-        if found.is_idle(settings, now) {
-            counters.count(Event::FlowExpired);
-            self.tell(&found, found.end_by_time(), epoch);
-            found.remove();
+        if found.epoch() != epoch || found.is_idle(settings, now) {
+            self.end(found, epoch, counters);
             return None;
         }
         Some(found)
+    }
+
+    /// Removes a flow that was cleared or has been idle for too long.
+    #[cold]
+    fn end(&self, found: Found<'_, R>, epoch: u32, counters: Tally<'_>) {
+        if found.epoch() == epoch {
+            counters.count(Event::FlowExpired);
+        }
+        self.tell(&found, found.end_by_time(), epoch);
+        found.remove();
     }
 
     /// The verdict of a cached flow, which stays cached as if a packet of it had come now.
@@ -169,7 +201,7 @@ impl<R: RawLock> VerdictCache<R> {
         key: &FlowKey,
         settings: &Settings<R>,
         now: Timestamp,
-        counters: Stripe<'_>,
+        counters: Tally<'_>,
     ) -> Option<Verdict> {
         let mut found = self.live(hash, key, settings, now, counters)?;
         found.count(|stats| stats.last_seen = stats.last_seen.max(now));
@@ -185,7 +217,7 @@ impl<R: RawLock> VerdictCache<R> {
         fate: Fate,
         stats: FlowStats,
         epoch: u32,
-        counters: Stripe<'_>,
+        counters: Tally<'_>,
     ) {
         let Some(inserting) = self.flows.inserting(hash) else {
             return;
@@ -213,7 +245,7 @@ impl<R: RawLock> VerdictCache<R> {
         way_back: WayBack,
         settings: &Settings<R>,
         now: Timestamp,
-        counters: Stripe<'_>,
+        counters: Tally<'_>,
     ) -> bool {
         let Some(inserting) = self.flows.inserting(hash) else {
             return false;
@@ -277,7 +309,7 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Forgets every flow, in constant time.
-    pub(crate) fn clear(&self, counters: Stripe<'_>) {
+    pub(crate) fn clear(&self, counters: Tally<'_>) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
         counters.count(Event::CacheCleared);
     }
@@ -298,12 +330,12 @@ impl<R: RawLock> VerdictCache<R> {
         }
     }
 
-    /// Shows flows with traffic since they were last shown here, with that traffic in place of the
-    /// whole, until `show` has no room. The next report goes on behind the last flow shown.
+    /// Shows flows with traffic since they were last shown here, and that traffic's bytes outbound and
+    /// inbound, until `show` has no room. The next report goes on behind the last flow shown.
     ///
     /// Looks at the whole cache once, a part at a time: it serves a v1 request, whose caller waits
     /// for it and holds nothing.
-    pub(crate) fn report_traffic(&self, mut show: impl FnMut(&FlowInfo) -> bool) {
+    pub(crate) fn report_traffic(&self, mut show: impl FnMut(&FlowKey, [u64; 2]) -> bool) {
         let epoch = self.epoch();
         let positions = self.positions();
         // Two reports at once may begin at one place, but no traffic is told twice.
@@ -314,20 +346,19 @@ impl<R: RawLock> VerdictCache<R> {
         while left > 0 {
             let step = left.min(LIST_POSITIONS);
             let visited = self.visit(cursor, step, |flow| {
-                let traffic = flow.stats().traffic;
-                let [outbound, inbound] = traffic;
-                let [told_outbound, told_inbound] = flow.reported();
-                let news = FlowInfo {
-                    outbound: outbound.since(told_outbound),
-                    inbound: inbound.since(told_inbound),
-                    ..flow.info()
-                };
-                if flow.epoch() != epoch || news.outbound.bytes + news.inbound.bytes == 0 {
+                let now @ [outbound, inbound] = flow.stats().traffic.map(|traffic| traffic.bytes);
+                let told = flow.reported();
+                if flow.epoch() != epoch || now == told {
                     return true;
                 }
-                let shown = show(&news);
+                let [told_outbound, told_inbound] = told;
+                let news = [
+                    outbound.saturating_sub(told_outbound),
+                    inbound.saturating_sub(told_inbound),
+                ];
+                let shown = show(flow.key(), news);
                 if shown {
-                    flow.set_reported(traffic);
+                    flow.set_reported(now);
                 }
                 shown
             });

@@ -1,6 +1,6 @@
 //! Packets: what the engine decides is done here, then counted.
 
-use kext_engine::{Action, Classified, EARLY_FRAGMENTS, EarlyFragment, Release, Settled};
+use kext_engine::{Action, Classified, EARLY_FRAGMENTS, EarlyFragment, Lane, Release, Settled};
 use kext_packet::reply;
 use kext_packet::rewrite::{rewrite, rewrite_error};
 use kext_packet::{Headers, MAX_REPLY_LEN, ReplyKind, Rewrite};
@@ -23,13 +23,17 @@ impl<H: Host> Extension<H> {
     /// Decides what happens to a packet.
     ///
     /// `bytes` are what the host has of it, from the IP header on. `on_wire` is how many there were,
-    /// and more only where the host saw the packet cut short. Nothing is kept of `bytes`.
-    pub fn classify(&self, bytes: &[u8], on_wire: usize, arrival: &Arrival) -> Classification {
+    /// and more only where the host saw the packet cut short. Nothing is kept of `bytes`. It is
+    /// counted in the `lane` of whoever presents packets here.
+    pub fn classify(
+        &self,
+        lane: &Lane<'_>,
+        bytes: &[u8],
+        on_wire: usize,
+        arrival: &Arrival,
+    ) -> Classification {
         let now = self.host.now();
-        let processor = self.host.processor();
-        let classified = self
-            .engine
-            .classify_on(processor, bytes, on_wire, arrival, now);
+        let classified = self.engine.classify_on(lane, bytes, on_wire, arrival, now);
         // Those that follow another first one are left to its caller: they must not overtake it.
         let leads = self.engine.has_early() && is_first_fragment(bytes, on_wire);
         let classification = match classified {

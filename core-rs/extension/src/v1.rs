@@ -119,14 +119,14 @@ impl<H: Host> Extension<H> {
         let room = request.entries(buffer.output_len()).map_err(too_small)?;
         let out = buffer.output();
         let mut count = 0;
-        self.engine.report_traffic(|flow| {
+        self.engine.report_traffic(|flow, [transmitted, received]| {
             if count >= room {
                 return false;
             }
             let connection = Connection {
-                flow: flow.flow,
-                received: flow.inbound.bytes,
-                transmitted: flow.outbound.bytes,
+                flow: *flow,
+                received,
+                transmitted,
             };
             let written = connection.encode_at(out, count).is_ok();
             count += usize::from(written);

@@ -46,15 +46,6 @@ impl Traffic {
         self.packets = self.packets.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
     }
-
-    /// What has come since an earlier count.
-    #[must_use]
-    pub const fn since(self, earlier: Self) -> Self {
-        Self {
-            packets: self.packets.saturating_sub(earlier.packets),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-        }
-    }
 }
 
 /// A cached flow.

@@ -331,24 +331,31 @@ impl Scene {
     }
 
     fn list(&mut self, room: u8) {
-        let mut seen = HashMap::new();
         let mut left = room;
-        let show = |info: &kext_types::FlowInfo| {
-            if left == 0 {
-                return false;
-            }
-            left -= 1;
-            assert!(info.first_seen <= info.last_seen);
-            assert!(
-                seen.insert(info.flow, info.verdict).is_none(),
-                "a flow shown twice"
-            );
-            true
+        let mut has_room = || {
+            let room = left > 0;
+            left = left.saturating_sub(1);
+            room
         };
         if room & 1 == 0 {
-            self.cursor = self.engine.list_flows(self.cursor, show);
+            let mut seen = HashMap::new();
+            self.cursor = self.engine.list_flows(self.cursor, |info| {
+                assert!(info.first_seen <= info.last_seen);
+                let shown = has_room();
+                if shown {
+                    let before = seen.insert(info.flow, info.verdict);
+                    assert!(before.is_none(), "a flow shown twice");
+                }
+                shown
+            });
         } else {
-            self.engine.report_traffic(show);
+            let mut seen = HashSet::new();
+            self.engine.report_traffic(|flow, bytes| {
+                assert_ne!(bytes, [0, 0], "a report of nothing");
+                let shown = has_room();
+                assert!(!shown || seen.insert(*flow), "a flow reported twice");
+                shown
+            });
         }
     }
 

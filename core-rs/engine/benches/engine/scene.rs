@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use kext_engine::{Action, Classified, Delivery, Engine, Releases};
+use kext_engine::{Action, Classified, Delivery, Engine, Lane, Releases};
 use kext_types::{
     Address, Arrival, Capacities, Config, Decision, Direction, FlowKey, Interface, IpVersion,
     PacketId, Reason, Timestamp, Verdict, protocol,
 };
 
-pub(crate) type Bench = Engine<parking_lot::RawMutex>;
+use crate::spin::Spin;
+
+pub(crate) type Bench = Engine<Spin>;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
 
@@ -101,20 +103,17 @@ pub(crate) fn engine(flows: u32, packets: u32) -> Bench {
 
 /// Presents a packet; says whether it was held.
 pub(crate) fn present(engine: &Bench, packet: &Packet, now: Timestamp) -> bool {
-    match engine.classify(packet, packet.len(), &ARRIVAL, now) {
+    present_on(engine, &engine.lane(0), packet, now)
+}
+
+/// The same in a lane.
+pub(crate) fn present_on(engine: &Bench, lane: &Lane<'_>, packet: &Packet, now: Timestamp) -> bool {
+    match engine.classify_on(lane, packet, packet.len(), &ARRIVAL, now) {
         Classified::Held { .. } => true,
         Classified::Settled { settled, .. } => {
             settled.obligation.end(reason(&settled.action));
             false
         }
-    }
-}
-
-/// The same on a processor.
-pub(crate) fn present_on(engine: &Bench, processor: usize, packet: &Packet, now: Timestamp) {
-    let classified = engine.classify_on(processor, packet, packet.len(), &ARRIVAL, now);
-    if let Classified::Settled { settled, .. } = classified {
-        settled.obligation.end(reason(&settled.action));
     }
 }
 
@@ -154,7 +153,7 @@ pub(crate) fn time_insertion(engine: &Bench, now: Timestamp) -> u32 {
 }
 
 /// Gives the next request a permanent verdict and lets its packets go.
-pub(crate) fn decide_next(engine: &Bench, now: Timestamp) {
+fn decide_next(engine: &Bench, now: Timestamp) {
     let Delivery::Delivered(id) = engine.deliver(|held| Some(held.info.id)) else {
         panic!("no request waits");
     };
@@ -162,7 +161,7 @@ pub(crate) fn decide_next(engine: &Bench, now: Timestamp) {
 }
 
 /// Lets packets go, each through one buffer on the stack.
-pub(crate) fn drain(mut releases: Releases<'_, parking_lot::RawMutex>) -> u32 {
+pub(crate) fn drain(mut releases: Releases<'_, Spin>) -> u32 {
     let mut count = 0;
     while let Some(release) = releases.next(|len| {
         Some(Buffer {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kext_extension::{Classification, Extension};
+use kext_extension::{Classification, Extension, Lane};
 use kext_packet::Headers;
 use kext_types::{Arrival, Event, Interface, Reason, Timestamp};
 use kext_wire::Status;
@@ -125,7 +125,7 @@ impl Feed {
     }
 
     /// Presents the record that waits.
-    fn present(&mut self, extension: &Extension<Backend>) {
+    fn present(&mut self, extension: &Extension<Backend>, lane: &Lane<'_>) {
         self.waiting = false;
         self.pass_time(extension, self.record.time);
         let record = &self.record;
@@ -165,7 +165,7 @@ impl Feed {
         self.report.presented += 1;
         self.report.first_time.get_or_insert(record.time);
         self.report.last_time = Some(record.time);
-        let classification = extension.classify(packet, on_wire, &arrival);
+        let classification = extension.classify(lane, packet, on_wire, &arrival);
         let unwalkable = matches!(
             classification,
             Classification::Permit(Reason::PermittedUnparsable)
@@ -253,6 +253,7 @@ impl Run for Mutex<Feed> {
     ) -> Result<Fed, Status> {
         let mut feed: MutexGuard<'_, Feed> = self.lock();
         let mut presented: u64 = 0;
+        let lane = extension.lane(0);
         loop {
             // Before any look at what may end this.
             let wakes = if feed.realtime {
@@ -285,7 +286,7 @@ impl Run for Mutex<Feed> {
                     continue;
                 }
             }
-            feed.present(extension);
+            feed.present(extension, &lane);
             presented += 1;
             if !presented.is_multiple_of(CLOCK_STRIDE) {
                 continue;
