@@ -1,7 +1,7 @@
 //! What is to be done with a packet, and under which reason it then ends.
 
 use kext_packet::Rewrite;
-use kext_types::{Policy, Reason, RequestInfo, Verdict};
+use kext_types::{Direction, FlowKey, Policy, Reason, RequestInfo, Verdict};
 
 use crate::counters::Obligation;
 use crate::redirect::{self, Translation, WayBack};
@@ -115,15 +115,13 @@ pub(crate) fn of_plain(verdict: Verdict, met: Met) -> Option<Action> {
 }
 
 impl Fate {
-    /// What becomes of one packet of the flow.
-    pub(crate) fn action(&self, packet: &RequestInfo, met: Met) -> Action {
+    /// What becomes of one packet of the flow that goes this way.
+    pub(crate) fn action(&self, flow: &FlowKey, direction: Direction, met: Met) -> Action {
         if let Self::Verdict(verdict, _) = self
             && let Some(action) = of_plain(*verdict, met)
         {
             return action;
         }
-        let flow = &packet.flow;
-        let direction = packet.arrival.direction;
         match self {
             Self::Verdict(_, None) => Action::Drop(if redirect::is_possible(flow) {
                 Reason::DroppedRedirectFull

@@ -3,15 +3,15 @@
 use kext_packet::Headers;
 use kext_sync::atomic::Ordering;
 use kext_sync::{Guard, RawLock};
-use kext_types::{Arrival, FlowKey, FragmentPolicy, Reason, RequestInfo, Timestamp, Verdict};
+use kext_types::{Arrival, FlowKey, FragmentPolicy, Reason, Timestamp, Verdict};
 
+use crate::Engine;
 use crate::action::{self, Action, Fate, Met, Settled};
 use crate::counters::{Lane, Obligation, Tally};
 use crate::fragments::{EARLY_FRAGMENTS, FragmentTable, Later, Origin};
-use crate::packet_cache::{Hold, PacketCache};
+use crate::packet_cache::{Hold, PacketsGuard};
 use crate::settings::Policies;
 use crate::verdict_cache::Hit;
-use crate::{Engine, PLACEHOLDER};
 
 /// What classifying a packet came to.
 pub enum Classified<'a> {
@@ -61,7 +61,7 @@ enum Joined<'a, R: RawLock> {
     Cached(Action),
     /// The flow waits for its verdict, and what came of the attempt to wait with it. Until it is
     /// counted as held, nobody may let it go.
-    Pending(Hold, Guard<'a, R, PacketCache>),
+    Pending(Hold, PacketsGuard<'a, R>),
     /// Nothing is known of the flow.
     UnknownFlow,
 }
@@ -78,17 +78,6 @@ pub(crate) struct Presented<'a> {
 }
 
 impl Presented<'_> {
-    fn info(&self, flow: FlowKey) -> RequestInfo {
-        RequestInfo {
-            id: PLACEHOLDER,
-            time: self.now,
-            flow,
-            arrival: *self.arrival,
-            size: self.headers.total_len,
-            held_len: self.bytes.len() as u32,
-        }
-    }
-
     fn settle(self, obligation: Obligation<'_>, action: Action) -> Classified<'_> {
         settle(obligation, action, Some(self.headers))
     }
@@ -269,6 +258,9 @@ impl<R: RawLock> Engine<R> {
     }
 
     /// Decides what happens to a packet of a flow, whose fate is known or not.
+    ///
+    /// Takes the flow by value, so that the caller need not have it in memory for packets that do not
+    /// come here.
     #[inline(never)]
     fn classify_flow<'a>(
         &'a self,
@@ -278,22 +270,22 @@ impl<R: RawLock> Engine<R> {
         hash: u64,
         fate: Option<Fate>,
     ) -> Classified<'a> {
-        let info = packet.info(flow);
+        let flow = &flow;
         if let Some(fate) = fate {
-            let action = self.cached_action(hash, &fate, &info);
+            let action = self.cached_action(&packet, hash, flow, &fate);
             return packet.settle(obligation, action);
         }
-        if let Some(reason) = self.permitted_unasked(&packet, &flow) {
+        if let Some(reason) = self.permitted_unasked(&packet, flow) {
             return packet.settle(obligation, Action::Permit(reason));
         }
         let mut packets = self.packets.lock();
         // The verdict may have come since the look-up before; from here on it cannot.
-        if let Some(fate) = self.hit_by(&packet, hash, &flow) {
+        if let Some(fate) = self.hit_by(&packet, hash, flow) {
             drop(packets);
-            let action = self.cached_action(hash, &fate, &info);
+            let action = self.cached_action(&packet, hash, flow, &fate);
             return packet.settle(obligation, action);
         }
-        let hold = packets.hold(hash, &info, &packet);
+        let hold = packets.hold(hash, flow, &packet);
         // Still under the lock, so that nobody lets it go before it is counted as held.
         packet.after_hold(hold, obligation)
     }
@@ -306,21 +298,20 @@ impl<R: RawLock> Engine<R> {
         let Some(flow) = packet.headers.quoted_flow(packet.bytes, direction) else {
             return Joined::UnknownFlow;
         };
-        let about = packet.info(flow);
         let hash = self.hasher.hash(&flow);
         if let Some(fate) = self.hit_by(packet, hash, &flow) {
-            return Joined::Cached(self.cached_action(hash, &fate, &about));
+            return Joined::Cached(self.cached_action(packet, hash, &flow, &fate));
         }
         let mut packets = self.packets.lock();
         // As for other packets: the verdict may have come since.
         if let Some(fate) = self.hit_by(packet, hash, &flow) {
             drop(packets);
-            return Joined::Cached(self.cached_action(hash, &fate, &about));
+            return Joined::Cached(self.cached_action(packet, hash, &flow, &fate));
         }
         if !packets.is_pending(hash, &flow) {
             return Joined::UnknownFlow;
         }
-        let hold = packets.hold(hash, &about, packet);
+        let hold = packets.hold(hash, &flow, packet);
         Joined::Pending(hold, packets)
     }
 
@@ -463,19 +454,26 @@ impl<R: RawLock> Engine<R> {
     /// What a cached fate does with a packet. On the way there a redirected packet makes sure that
     /// its answers find the way back, which may have been evicted. If they have become another
     /// flow's meanwhile, the redirected flow moves to another source port.
-    fn cached_action(&self, hash: u64, fate: &Fate, packet: &RequestInfo) -> Action {
+    fn cached_action(
+        &self,
+        packet: &Presented<'_>,
+        hash: u64,
+        flow: &FlowKey,
+        fate: &Fate,
+    ) -> Action {
+        let direction = packet.arrival.direction;
         if let Fate::Verdict(verdict, Some(translation)) = fate
-            && translation.applies_to(packet.arrival.direction)
-            && !self.claim(translation, *verdict, &packet.flow, packet.time)
+            && translation.applies_to(direction)
+            && !self.claim(translation, *verdict, flow, packet.now)
         {
-            let moved = self.fate(*verdict, packet, packet.time);
+            let moved = self.fate(*verdict, flow, direction, packet.now);
             // One that found no port now may find one for its next packet.
             if matches!(moved, Fate::Verdict(_, Some(_))) {
-                self.flows.exchange(hash, &packet.flow, fate, moved);
+                self.flows.exchange(hash, flow, fate, moved);
             }
-            return moved.action(packet, Met::Cached);
+            return moved.action(flow, direction, Met::Cached);
         }
-        fate.action(packet, Met::Cached)
+        fate.action(flow, direction, Met::Cached)
     }
 
     /// Why a packet of an unknown flow is permitted without a question, if it is.

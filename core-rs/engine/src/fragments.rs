@@ -15,7 +15,8 @@ use crate::hash::KeyHasher;
 use crate::list::{Link, Links, List};
 use crate::memory::{OutOfMemory, Vec, filled};
 use crate::ranges::{Added, Ranges};
-use crate::table::{Handle, Inserted, Table};
+use crate::table::{Handle, Table};
+use crate::tags;
 
 /// How long a first fragment is remembered: as long as a receiver waits for the rest of a packet
 /// (RFC 1122 §3.3.2, RFC 8200 §4.5).
@@ -46,6 +47,16 @@ struct FragmentKey {
     protocol: u8,
     direction: Direction,
 }
+
+/// Stands where no packet has stood yet.
+const NO_PACKET: FragmentKey = FragmentKey {
+    source: Address::UNSPECIFIED,
+    destination: Address::UNSPECIFIED,
+    id: 0,
+    version: IpVersion::V4,
+    protocol: 0,
+    direction: Direction::Outbound,
+};
 
 impl FragmentKey {
     fn new(headers: &Headers, fragment: &Fragment, direction: Direction) -> Self {
@@ -176,6 +187,8 @@ pub(crate) struct FragmentTable {
 impl FragmentTable {
     pub(crate) fn try_new(capacity: u32) -> Result<Self, OutOfMemory> {
         let early = (capacity / ENTRIES_EACH).min(EARLY_FRAGMENTS);
+        // As many as there are ways to find them by, so that who has a free way has an entry.
+        let packets = tags::buckets_for(capacity as usize) * tags::WAYS;
         let mut slots = Slots(filled("early fragments", early as usize, || Slot {
             links: [Link::NONE; 2],
             early: None,
@@ -186,7 +199,9 @@ impl FragmentTable {
             free.push_back(&mut slots, slot);
         }
         Ok(Self {
-            table: Table::try_new("followed fragments", capacity as usize)?,
+            table: Table::try_new("followed fragments", packets, packets, || {
+                (NO_PACKET, Followed::new(Timestamp::from_nanos(0)))
+            })?,
             slots,
             free,
             waiting: List::EMPTY,
@@ -276,10 +291,9 @@ impl FragmentTable {
         }
         // What waits has a way to its entry, which therefore stays.
         let rank = |entry: &Followed| entry.early.is_empty().then_some(entry.seen.as_nanos());
-        match self.table.insert(hash, key, Followed::new(now), rank) {
-            Inserted::Free(handle) | Inserted::Evicted(handle, ..) => Some(handle),
-            Inserted::Full => None,
-        }
+        let (handle, followed) = self.table.insert(hash, &key, rank)?;
+        *followed = Followed::new(now);
+        Some(handle)
     }
 
     /// Keeps a copy of an early fragment, at the cost of the oldest where there is no room. Says

@@ -30,37 +30,43 @@ mod flow_stats;
 mod flow_table;
 mod fragments;
 mod hash;
+mod ids;
 mod limiter;
 mod list;
 mod memory;
 mod packet_cache;
+mod pending;
 mod ranges;
 mod redirect;
 mod release;
 mod settings;
+mod slots;
 mod table;
+mod tags;
 mod verdict_cache;
 
 use kext_sync::atomic::AtomicU32;
 use kext_sync::{Lock, RawLock};
 use kext_types::{
-    Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowEnded, FlowInfo,
-    FlowKey, PacketId, RequestInfo, Timestamp, Verdict,
+    Address, Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Direction, Event,
+    FlowEnded, FlowInfo, FlowKey, Interface, IpVersion, PacketId, RequestInfo, Timestamp, Verdict,
 };
 
 pub use action::{Action, Release, Settled};
 pub use classify::{Classified, EarlyFragment};
 pub use counters::{Counters, Lane, Obligation, Totals};
 pub use fragments::EARLY_FRAGMENTS;
+pub use ids::NotHeld;
 pub use memory::OutOfMemory;
-pub use packet_cache::{Delivery, HeldPacket, NotHeld};
+pub use packet_cache::{Delivery, HeldPacket};
 pub use release::Releases;
 
 use action::Fate;
 use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
-use packet_cache::{Decided, PacketCache};
+use packet_cache::Packets;
+use pending::Decided;
 use redirect::{PORT_ATTEMPTS, Translation};
 use settings::Settings;
 use verdict_cache::VerdictCache;
@@ -93,7 +99,7 @@ pub struct Engine<R> {
     settings: Settings<R>,
     counters: Counters,
     flows: VerdictCache<R>,
-    packets: Lock<R, PacketCache>,
+    packets: Packets<R>,
     fragments: Lock<R, FragmentTable>,
     /// How many early fragments may go on, readable without the lock.
     early_ready: AtomicU32,
@@ -113,7 +119,7 @@ impl<R: RawLock> Engine<R> {
                 settings: Settings::new(config),
                 counters: Counters::try_new()?,
                 flows: VerdictCache::try_new(capacities.flows)?,
-                packets: Lock::new(PacketCache::try_new(&capacities)?),
+                packets: Packets::try_new(&capacities)?,
                 fragments: Lock::new(FragmentTable::try_new(capacities.fragments)?),
                 early_ready: AtomicU32::new(0),
                 replies: Lock::new(TokenBucket::new()),
@@ -155,21 +161,18 @@ impl<R: RawLock> Engine<R> {
     // ---- redirects ------------------------------------------------------------------------------
 
     /// A flow's fate under a verdict that a packet of this direction was given.
-    fn fate(&self, verdict: Verdict, packet: &RequestInfo, now: Timestamp) -> Fate {
+    fn fate(&self, verdict: Verdict, flow: &FlowKey, direction: Direction, now: Timestamp) -> Fate {
         let config = match verdict {
             Verdict::Accept | Verdict::Block | Verdict::Drop => {
                 return Fate::Verdict(verdict, None);
             }
             Verdict::RedirectDns | Verdict::RedirectTunnel => self.settings.whole(),
         };
-        let flow = &packet.flow;
         let hash = self.hasher.hash(flow);
         // Bound: PORT_ATTEMPTS.
         let translation = config.redirect_target(verdict).and_then(|target| {
             (0..PORT_ATTEMPTS)
-                .map_while(|attempt| {
-                    Translation::attempt(flow, packet.arrival.direction, target, hash, attempt)
-                })
+                .map_while(|attempt| Translation::attempt(flow, direction, target, hash, attempt))
                 .find(|translation| self.claim(translation, verdict, flow, now))
         });
         Fate::Verdict(verdict, translation)
@@ -217,7 +220,7 @@ impl<R: RawLock> Engine<R> {
 
     /// How many requests wait for a reader.
     pub fn queued_requests(&self) -> u32 {
-        self.packets.lock().queued_requests()
+        self.packets.queued_requests()
     }
 
     /// Shows a held packet. `look` is bound like [`Engine::deliver`]'s function.
@@ -231,8 +234,7 @@ impl<R: RawLock> Engine<R> {
 
     /// The id of the held packet with this name in the v1 interface.
     pub fn resolve_v1(&self, id: u32) -> Result<PacketId, NotHeld> {
-        let packets = self.packets.lock();
-        packets.find_v1(id).ok_or_else(|| packets.not_held_v1(id))
+        self.packets.lock().find_v1(id)
     }
 
     /// Decides a held packet, or with a permanent verdict its flow. What this sets free comes from
@@ -246,25 +248,36 @@ impl<R: RawLock> Engine<R> {
         let mut packets = self.packets.lock();
         // A clearing from here on forgets this verdict, though it still decides what is held.
         let epoch = self.flows.epoch();
-        let decided = packets.decidable(id).map(|info| {
-            let fate = self.fate(decision.verdict, &info, now);
-            if decision.permanent {
-                let decided = Decided {
-                    decision,
-                    fate,
-                    epoch,
-                };
-                Releases::of_flow(self, packets.decide_flow(id, decided))
-            } else {
-                Releases::of_packet(self, packets.decide_packet(id, decision), fate)
+        let (slot, fate) = match packets.decidable(id) {
+            Ok((slot, info)) => {
+                let direction = info.arrival.direction;
+                (
+                    slot,
+                    self.fate(decision.verdict, &info.flow, direction, now),
+                )
             }
-        });
+            Err(not_held) => {
+                drop(packets);
+                return Err(self.refuse(not_held));
+            }
+        };
+        let releases = if decision.permanent {
+            let decided = Decided {
+                decision,
+                fate,
+                epoch,
+            };
+            Releases::of_flow(self, packets.decide_flow(slot, decided))
+        } else {
+            let first = packets.decide_packet(slot, decision).and_then(|taken| {
+                let action = packets.action(&taken, &fate)?;
+                Some((taken, action))
+            });
+            Releases::of_taken(self, first)
+        };
         drop(packets);
-        self.counters.count(match &decided {
-            Ok(_) => Event::VerdictApplied,
-            Err(not_held) => not_held.event(),
-        });
-        decided
+        self.counters.count(Event::VerdictApplied);
+        Ok(releases)
     }
 
     /// Counts a verdict for an id that can be none, and says what became of it.
@@ -332,20 +345,12 @@ impl<R: RawLock> Engine<R> {
     /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its
     /// verdict is not, nor is the way back of a redirected one.
     pub fn update_verdict(&self, flow: &FlowKey, verdict: Verdict, now: Timestamp) -> bool {
-        // The direction of an update is not known; flows that are redirected go out.
-        let packet = RequestInfo {
-            id: PLACEHOLDER,
-            time: now,
-            flow: *flow,
-            arrival: OUTBOUND,
-            size: 0,
-            held_len: 0,
-        };
         let hash = self.hasher.hash(flow);
         if !self.flows.contains(hash, flow, &self.settings, now) {
             return false;
         }
-        let fate = self.fate(verdict, &packet, now);
+        // The direction of an update is not known; flows that are redirected go out.
+        let fate = self.fate(verdict, flow, Direction::Outbound, now);
         self.flows.update(hash, flow, fate)
     }
 
@@ -364,20 +369,34 @@ impl<R: RawLock> Engine<R> {
     }
 }
 
-/// Stands where a packet has no id yet.
-const PLACEHOLDER: PacketId = match PacketId::new(u64::MAX) {
-    Some(id) => id,
-    None => unreachable!(),
+/// Stands where no flow has stood yet.
+const ANY_FLOW: FlowKey = FlowKey {
+    local: Address::UNSPECIFIED,
+    remote: Address::UNSPECIFIED,
+    local_port: 0,
+    remote_port: 0,
+    version: IpVersion::V4,
+    protocol: 0,
 };
 
-/// What is known of the packets of an update by 5-tuple.
-const OUTBOUND: Arrival = Arrival {
-    direction: kext_types::Direction::Outbound,
-    interface: kext_types::Interface {
-        index: 0,
-        sub_index: 0,
+/// Stands where no packet has been held yet.
+const ANY_REQUEST: RequestInfo = RequestInfo {
+    id: match PacketId::new(u64::MAX) {
+        Some(id) => id,
+        None => unreachable!(),
     },
-    compartment: 0,
-    process_id: None,
-    passes: 0,
+    time: Timestamp::from_nanos(0),
+    flow: ANY_FLOW,
+    arrival: Arrival {
+        direction: Direction::Outbound,
+        interface: Interface {
+            index: 0,
+            sub_index: 0,
+        },
+        compartment: 0,
+        process_id: None,
+        passes: 0,
+    },
+    size: 0,
+    held_len: 0,
 };

@@ -1,10 +1,10 @@
 //! Held packets on their way out, one at a time and in order.
 
 use kext_sync::RawLock;
-use kext_types::{Event, Policy, RequestInfo, Timestamp, VerdictOutcome};
+use kext_types::{Event, Policy, Timestamp, VerdictOutcome};
 
-use crate::action::{self, Action, Fate, Met, PolicyReasons, Release, Settled};
-use crate::packet_cache::{Decided, Next, PacketCache, Taken};
+use crate::action::{self, Action, PolicyReasons, Release, Settled};
+use crate::packet_cache::{Next, PacketCache, Taken};
 use crate::table::Handle;
 use crate::{Engine, NotHeld};
 
@@ -37,16 +37,8 @@ impl<'a, R: RawLock> Releases<'a, R> {
         Self::new(engine, None, flow)
     }
 
-    /// A packet that was decided by itself.
-    pub(crate) fn of_packet(engine: &'a Engine<R>, taken: Option<Taken>, fate: Fate) -> Self {
-        let first = taken.map(|taken| {
-            let action = fate.action(&taken.info, Met::Held);
-            (taken, action)
-        });
-        Self::of_taken(engine, first)
-    }
-
-    fn of_taken(engine: &'a Engine<R>, first: Option<(Taken, Action)>) -> Self {
+    /// A packet that was taken, and what is to be done with it.
+    pub(crate) fn of_taken(engine: &'a Engine<R>, first: Option<(Taken, Action)>) -> Self {
         let flow = first.as_ref().map(|(taken, _)| taken.pending);
         Self::new(engine, first, flow)
     }
@@ -60,34 +52,29 @@ impl<'a, R: RawLock> Releases<'a, R> {
     ) -> Option<Release<'a, B>> {
         let engine = self.engine;
         let mut packets = engine.packets.lock();
+        let counters = engine.counters.shared();
         let (taken, action) = if let Some(first) = self.first.take() {
             first
         } else {
             let flow = self.flow.take()?;
             if self.budget == 0 {
-                packets.stall(flow, engine.counters.shared());
+                packets.stall(flow, counters);
                 return None;
             }
-            match packets.next(flow, engine.counters.shared()) {
-                Next::Packet(taken, fate) => {
-                    self.flow = Some(flow);
-                    let action = fate.action(&taken.info, Met::Held);
-                    (taken, action)
-                }
-                Next::Cache(key, Decided { fate, epoch, .. }, stats) => {
-                    let hash = engine.hasher.hash(&key);
-                    engine
-                        .flows
-                        .insert(hash, key, fate, stats, epoch, engine.counters.shared());
-                    return None;
-                }
-                Next::Done => return None,
-            }
+            let next = packets.next(flow, counters, |key, pending, decided| {
+                engine.flows.insert(key, pending, decided, counters);
+            });
+            let Next::Packet(taken, fate) = next else {
+                return None;
+            };
+            self.flow = Some(flow);
+            let action = packets.action(&taken, &fate)?;
+            (taken, action)
         };
         self.budget = self.budget.saturating_sub(1);
-        let obligation = engine.counters.shared().unhold();
-        let info: RequestInfo = taken.info;
-        let buffer = packets.carry(taken, action.needs_bytes(), allocate);
+        let info = *packets.info(&taken)?;
+        let obligation = counters.unhold();
+        let buffer = packets.carry(&taken, action.needs_bytes(), allocate);
         Some(Release {
             settled: Settled { obligation, action },
             info,
@@ -105,7 +92,7 @@ impl<R: RawLock> Drop for Releases<'_, R> {
         let mut packets = self.engine.packets.lock();
         if let Some((taken, _)) = self.first.take() {
             drop(self.engine.counters.shared().unhold());
-            packets.carry::<[u8; 0]>(taken, false, |_| None);
+            packets.carry::<[u8; 0]>(&taken, false, |_| None);
         }
         if let Some(flow) = self.flow.take() {
             packets.stall(flow, self.engine.counters.shared());

@@ -16,6 +16,7 @@ use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
 use crate::flow_table::{FlowTable, Found};
 use crate::memory::OutOfMemory;
+use crate::pending::{Decided, Pending};
 use crate::redirect::WayBack;
 use crate::settings::Settings;
 
@@ -209,16 +210,16 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Caches a flow's fate, in place of what was cached for it. Nothing is cached if the cache was
-    /// cleared after `epoch`, when the fate was decided.
+    /// cleared after the fate was decided.
     pub(crate) fn insert(
         &self,
-        hash: u64,
-        key: FlowKey,
-        fate: Fate,
-        stats: FlowStats,
-        epoch: u32,
+        key: &FlowKey,
+        pending: &Pending,
+        decided: &Decided,
         counters: Tally<'_>,
     ) {
+        let Pending { hash, stats, .. } = *pending;
+        let Decided { fate, epoch, .. } = *decided;
         let Some(inserting) = self.flows.inserting(hash) else {
             return;
         };
@@ -226,12 +227,12 @@ impl<R: RawLock> VerdictCache<R> {
             return;
         }
         counters.count(Event::FlowCached);
-        if let Some(mut standing) = self.flows.find(hash, &key) {
+        if let Some(mut standing) = self.flows.find(hash, key) {
             self.tell(&standing, FlowEnd::Replaced, epoch);
             standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
             return;
         }
-        inserting.insert(key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
+        inserting.insert(*key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
             self.makes_room(leaving, epoch, counters);
         });
     }
