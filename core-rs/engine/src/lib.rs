@@ -62,14 +62,20 @@ pub use packet_cache::{Delivery, HeldPacket};
 pub use release::Releases;
 
 use action::Fate;
+use counters::Tally;
 use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
-use packet_cache::Packets;
+use packet_cache::{PacketCache, Packets};
 use pending::Decided;
 use redirect::{PORT_ATTEMPTS, Translation};
 use settings::Settings;
 use verdict_cache::VerdictCache;
+
+/// Requests delivered before others may come to the lock.
+const DELIVERED_AT_ONCE: usize = 32;
+/// Payload bytes copied before others may come to the lock.
+const COPIED_AT_ONCE: usize = 1 << 14;
 
 /// Why an engine cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +224,27 @@ impl<R: RawLock> Engine<R> {
         self.packets.lock().deliver(deliver)
     }
 
+    /// Shows the oldest undelivered requests to `deliver`, one after another, until it refuses one.
+    /// It says how many bytes it copied: after many, or after many requests, this ends, so that others
+    /// come to the lock. Says whether to go on: a request may wait that was not refused.
+    ///
+    /// `deliver` is bound like that of [`Engine::deliver`].
+    pub fn deliver_some(&self, mut deliver: impl FnMut(&HeldPacket<'_>) -> Option<usize>) -> bool {
+        let mut packets = self.packets.lock();
+        let mut copied = 0;
+        // Bound: DELIVERED_AT_ONCE.
+        for _ in 0..DELIVERED_AT_ONCE {
+            match packets.deliver(&mut deliver) {
+                Delivery::Delivered(bytes) => copied += bytes,
+                Delivery::Empty | Delivery::Refused => return false,
+            }
+            if copied >= COPIED_AT_ONCE {
+                break;
+            }
+        }
+        true
+    }
+
     /// How many requests wait for a reader.
     pub fn queued_requests(&self) -> u32 {
         self.packets.queued_requests()
@@ -245,39 +272,66 @@ impl<R: RawLock> Engine<R> {
         decision: Decision,
         now: Timestamp,
     ) -> Result<Releases<'_, R>, NotHeld> {
+        let counters = self.counters.shared();
         let mut packets = self.packets.lock();
+        self.decide_locked(&mut packets, counters, id, decision, now)
+    }
+
+    /// The same, counted in a lane, and with the first packet that this sets free: it saves taking the
+    /// lock again for it. `allocate` is bound like that of [`Releases::next`].
+    #[inline]
+    pub fn decide_on<'a, B: AsMut<[u8]>>(
+        &'a self,
+        lane: &'a Lane<'_>,
+        id: PacketId,
+        decision: Decision,
+        now: Timestamp,
+        allocate: impl FnOnce(usize) -> Option<B>,
+    ) -> Result<(Option<Release<'a, B>>, Releases<'a, R>), NotHeld> {
+        let mut packets = self.packets.lock();
+        let mut releases = self.decide_locked(&mut packets, lane.tally(), id, decision, now)?;
+        let first = releases.next_locked(&mut packets, allocate);
+        drop(packets);
+        Ok((first, releases))
+    }
+
+    #[inline]
+    fn decide_locked<'a>(
+        &'a self,
+        packets: &mut PacketCache,
+        counters: Tally<'a>,
+        id: PacketId,
+        decision: Decision,
+        now: Timestamp,
+    ) -> Result<Releases<'a, R>, NotHeld> {
         // A clearing from here on forgets this verdict, though it still decides what is held.
         let epoch = self.flows.epoch();
-        let (slot, fate) = match packets.decidable(id) {
-            Ok((slot, info)) => {
-                let direction = info.arrival.direction;
-                (
-                    slot,
-                    self.fate(decision.verdict, &info.flow, direction, now),
-                )
-            }
-            Err(not_held) => {
-                drop(packets);
-                return Err(self.refuse(not_held));
-            }
-        };
-        let releases = if decision.permanent {
+        let decidable = packets.decidable(id).map(|(slot, info)| {
+            let direction = info.arrival.direction;
+            (
+                slot,
+                self.fate(decision.verdict, &info.flow, direction, now),
+            )
+        });
+        counters.count(match &decidable {
+            Ok(_) => Event::VerdictApplied,
+            Err(not_held) => not_held.event(),
+        });
+        let (slot, fate) = decidable?;
+        Ok(if decision.permanent {
             let decided = Decided {
                 decision,
                 fate,
                 epoch,
             };
-            Releases::of_flow(self, packets.decide_flow(slot, decided))
+            Releases::of_flow(self, counters, packets.decide_flow(slot, decided))
         } else {
             let first = packets.decide_packet(slot, decision).and_then(|taken| {
                 let action = packets.action(&taken, &fate)?;
                 Some((taken, action))
             });
-            Releases::of_taken(self, first)
-        };
-        drop(packets);
-        self.counters.count(Event::VerdictApplied);
-        Ok(releases)
+            Releases::of_taken(self, counters, first)
+        })
     }
 
     /// Counts a verdict for an id that can be none, and says what became of it.

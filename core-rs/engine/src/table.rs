@@ -117,10 +117,10 @@ impl<K: Copy + Eq, V> Table<K, V> {
     ) -> Option<(Handle, &mut V)> {
         let buckets = tags::buckets(hash, self.mask);
         let [mut first, mut second] = buckets.map(|bucket| self.free_ways(bucket));
-        let (way, entry) = if first.count() + second.count() > 0 && self.free_len > 0 {
+        let (way, entry) = if first.number() + second.number() > 0 && self.free_len > 0 {
             // The emptier bucket takes it, which keeps both short.
             let [one, other] = buckets;
-            let way = if second.count() > first.count() {
+            let way = if second.number() > first.number() {
                 other * WAYS + second.next()?
             } else {
                 one * WAYS + first.next()?

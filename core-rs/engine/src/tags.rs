@@ -49,11 +49,10 @@ pub(crate) const fn change(word: u64, way: usize, tag: u8) -> u64 {
 }
 
 /// Some ways of a bucket, from the lowest on.
-#[derive(Clone, Copy)]
 pub(crate) struct Ways(u64);
 
 impl Ways {
-    pub(crate) const fn count(self) -> u32 {
+    pub(crate) const fn number(&self) -> u32 {
         self.0.count_ones()
     }
 }
@@ -87,13 +86,13 @@ mod tests {
         #[test]
         fn a_bucket_is_its_ways(tags in any::<[u8; WAYS]>(), hash: u64, way in 0..WAYS, tag: u8) {
             let word = u64::from_le_bytes(tags);
-            for way in 0..WAYS {
-                prop_assert_eq!(tag_at(word, way), tags[way]);
-                prop_assert_eq!(free(word).any(|free| free == way), tags[way] == 0);
+            for (way, tag) in tags.into_iter().enumerate() {
+                prop_assert_eq!(tag_at(word, way), tag);
+                prop_assert_eq!(free(word).any(|free| free == way), tag == 0);
                 let candidate = candidates(word, hash).any(|candidate| candidate == way);
-                prop_assert_eq!(candidate, tags[way] == tag_of(hash));
+                prop_assert_eq!(candidate, tag == tag_of(hash));
             }
-            prop_assert_eq!(free(word).count() as usize, tags.iter().filter(|&&t| t == 0).count());
+            prop_assert_eq!(free(word).number() as usize, free(word).count());
             let mut changed = tags;
             changed[way] = tag;
             prop_assert_eq!(word ^ change(word, way, tag), u64::from_le_bytes(changed));

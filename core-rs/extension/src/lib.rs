@@ -153,11 +153,19 @@ impl<H: Host> Extension<H> {
     }
 
     /// Lets packets go as the engine says, in order, then wakes readers if that raised requests.
-    fn let_go(&self, mut releases: Releases<'_, H::Lock>) {
+    fn let_go(&self, releases: Releases<'_, H::Lock>) {
+        self.end_all(releases);
+        self.wake_readers();
+    }
+
+    fn end_all(&self, mut releases: Releases<'_, H::Lock>) {
         // Bound: the releases' own budget.
         while let Some(release) = releases.next(|len| self.host.allocate(len)) {
             self.end_held(release);
         }
+    }
+
+    fn wake_readers(&self) {
         if self.engine.queued_requests() > 0 {
             self.host.requests_ready();
         }

@@ -66,9 +66,10 @@ impl<H: Host> Extension<H> {
             return Ok(Answer::Bytes(0));
         };
         let decided = match self.engine.resolve_v1(info.id) {
-            Ok(id) => self.decide(id, decision),
+            Ok(id) => self.decide(&self.request_lane(), id, decision, self.host.now()),
             Err(not_held) => Err(self.engine.refuse(not_held)),
         };
+        self.wake_readers();
         Ok(match decided {
             Ok(()) => Answer::Bytes(0),
             Err(not_held) if not_held.outcome == VerdictOutcome::UnknownId => {

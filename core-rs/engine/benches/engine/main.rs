@@ -99,6 +99,7 @@ fn main() {
         for (held, name) in [(1, "1"), (1_000, "1,000"), (65_535, "all")] {
             hold(&mut report, held, name);
         }
+        steps(&mut report);
     }
     if wanted("tick") {
         tick(&mut report);
@@ -304,15 +305,19 @@ fn one_port(report: &mut Report, size: &Size) {
 fn hold(report: &mut Report, held: u32, name: &str) {
     let spread = Spread::Both;
     let engine = engine(1_024, 65_536);
-    let mut ids: Vec<_> = (0..held).map(|i| scene::hold(&engine, spread, i)).collect();
+    let lane = engine.lane(0);
+    let mut ids: Vec<_> = (0..held)
+        .map(|i| scene::hold(&engine, &lane, spread, i))
+        .collect();
     Random(3).shuffle(&mut ids);
     let rounds = 100_000;
     let mut next = held;
     let time = least_mean(5, rounds, || {
         for i in 0..rounds {
             let at = i % ids.len();
-            let old = std::mem::replace(&mut ids[at], scene::hold(&engine, spread, next));
-            drain(engine.decide(old, scene::ONCE, NOW).expect("a held packet"));
+            let fresh = scene::hold(&engine, &lane, spread, next);
+            let old = std::mem::replace(&mut ids[at], fresh);
+            scene::decide_once(&engine, &lane, old);
             next = (next + 1) % (1 << 24);
         }
     });
@@ -324,6 +329,50 @@ fn hold(report: &mut Report, held: u32, name: &str) {
                 Some(if held < 65_535 { 685.0 } else { 22_000.0 }),
             ),
     );
+}
+
+/// The steps of a held packet's way by themselves, a thousand packets at a time.
+fn steps(report: &mut Report) {
+    const PACKETS: u32 = 1_000;
+    const ROUNDS: u32 = 200;
+    let engine = engine(1_024, 1_024);
+    let lane = engine.lane(0);
+    let mut ids = Vec::with_capacity(PACKETS as usize);
+    let mut times = [0.0; 3];
+    for round in 0..ROUNDS {
+        let packets: Vec<Packet> = (0..PACKETS)
+            .map(|i| Spread::Both.packet(round * PACKETS + i))
+            .collect();
+        let started = Instant::now();
+        let mut marks = [0.0; 4];
+        let mut mark = |i: usize| marks[i] = thread_time(started);
+        mark(0);
+        for packet in &packets {
+            scene::present_on(&engine, &lane, packet, NOW);
+        }
+        mark(1);
+        ids.clear();
+        while scene::deliver_some(&engine, &mut ids) {}
+        mark(2);
+        for &id in &ids {
+            scene::decide_once(&engine, &lane, id);
+        }
+        mark(3);
+        assert_eq!(ids.len(), PACKETS as usize);
+        for (time, pair) in times.iter_mut().zip(marks.windows(2)) {
+            *time += (pair[1] - pair[0]) / f64::from(PACKETS * ROUNDS);
+        }
+    }
+    for (what, time) in [
+        "classify a packet that is held",
+        "deliver its request",
+        "decide and let it go",
+    ]
+    .into_iter()
+    .zip(times)
+    {
+        report.add(Row::new(format!("  of which: {what}"), time));
+    }
 }
 
 /// The tick with every slot taken and due.

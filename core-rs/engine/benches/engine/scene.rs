@@ -118,8 +118,8 @@ pub(crate) fn present_on(engine: &Bench, lane: &Lane<'_>, packet: &Packet, now: 
 }
 
 /// Holds a packet of a new flow and takes its request.
-pub(crate) fn hold(engine: &Bench, spread: Spread, flow: u32) -> PacketId {
-    assert!(present(engine, &spread.packet(flow), NOW));
+pub(crate) fn hold(engine: &Bench, lane: &Lane<'_>, spread: Spread, flow: u32) -> PacketId {
+    assert!(present_on(engine, lane, &spread.packet(flow), NOW));
     match engine.deliver(|held| Some(held.info.id)) {
         Delivery::Delivered(id) => id,
         _ => panic!("no request waits"),
@@ -150,6 +150,32 @@ pub(crate) fn time_insertion(engine: &Bench, now: Timestamp) -> u32 {
             .end(reason(&release.settled.action));
     }
     0
+}
+
+/// Takes some requests, as a batch does, with their payload; whether there may be more.
+pub(crate) fn deliver_some(engine: &Bench, ids: &mut Vec<PacketId>) -> bool {
+    let mut payload = [0; 64];
+    engine.deliver_some(|held| {
+        ids.push(held.info.id);
+        Some(std::hint::black_box(held.copy_to(&mut payload)))
+    })
+}
+
+/// Decides a held packet for itself and lets it go, as the extension does.
+pub(crate) fn decide_once(engine: &Bench, lane: &Lane<'_>, id: PacketId) {
+    let allocate = |len| {
+        Some(Buffer {
+            bytes: [0; 64],
+            len,
+        })
+    };
+    let (first, releases) = engine
+        .decide_on(lane, id, ONCE, NOW, allocate)
+        .expect("a held packet");
+    let first = first.expect("its packet");
+    std::hint::black_box(&first.buffer);
+    first.settled.obligation.end(reason(&first.settled.action));
+    drain(releases);
 }
 
 /// Gives the next request a permanent verdict and lets its packets go.
