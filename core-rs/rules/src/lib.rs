@@ -1,0 +1,48 @@
+//! A policy of rules, compiled, and evaluated over whole batches of verdict requests.
+//!
+//! A [`Rule`] is a set of conditions and a decision; the first rule whose conditions all hold
+//! decides. [`Policy::compile`] turns a list of rules into tables, one for each property of a
+//! request (ports, addresses, …), that lead from a value to the set of the rules that allow it. A
+//! request then costs one look-up in each table and the intersection of the sets that were found,
+//! 64 rules at a time, however many rules there are. Deciding allocates nothing.
+//!
+//! A request that no rule matches is the caller's to decide, unless the policy has a default.
+//!
+//! This crate's [`Policy`] is a list of rules; [`kext_types::Policy`] is a setting of the extension,
+//! *permit* or *block*.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod columns;
+mod error;
+mod hits;
+mod intervals;
+mod policy;
+mod rule;
+mod sets;
+mod tables;
+
+pub use columns::{Columns, ColumnsError};
+pub use error::{Field, Problem, RuleError, RuleLabel};
+pub use policy::Policy;
+pub use rule::{Request, Rule};
+
+/// The most rules of a policy.
+///
+/// A set of rules is a bit for each rule, and the summary of a set a bit for each word of it: at this
+/// many rules the summary fills one word.
+pub const MAX_RULES: usize = 64 * 64;
+
+/// The most items of all conditions of a policy together: networks, port ranges, protocols and
+/// process ids.
+pub const MAX_ITEMS: usize = 1 << 20;
+
+/// The most memory that the sets of rules of a policy take, in bytes.
+///
+/// Equal sets are kept once, so a long block list in one rule takes next to nothing. What takes memory
+/// is very many networks that overlap in ever new ways.
+pub const MAX_SET_BYTES: usize = 64 << 20;
+
+/// The rule of a request that no rule matches, in [`Policy::decide_columns`].
+pub const NO_RULE: u16 = u16::MAX;
