@@ -8,6 +8,10 @@ use crate::MAX_RULES;
 /// that costs more than it saves.
 const LARGE: usize = 256;
 
+/// How many requests are counted by themselves before they are added: far fewer than a counter of 32
+/// bits can count, and so many that adding costs nothing beside.
+const TALLIED: usize = 1 << 16;
+
 /// A counter for each rule, and one for misses.
 ///
 /// Relaxed: the counters are statistics, and say nothing about other memory.
@@ -42,8 +46,7 @@ impl Hits {
     #[allow(clippy::large_stack_arrays)]
     fn count_large(&self, rules: &[u16]) {
         let mut tally = [0_u32; MAX_RULES + 1];
-        // So that no tally overflows.
-        for rules in rules.chunks(1 << 31) {
+        for rules in rules.chunks(TALLIED) {
             for rule in rules {
                 tally[self.place(*rule)] += 1;
             }
@@ -82,11 +85,11 @@ mod tests {
         for rules in [0, 1, 100, MAX_RULES] {
             let hits = Hits::new(rules);
             let last = (rules as u16).checked_sub(1).unwrap_or(NO_RULE);
-            let large: Vec<u16> = [last, NO_RULE, last].repeat(rules.max(LARGE));
+            let large: Vec<u16> = [last, NO_RULE, last].repeat(TALLIED);
             hits.count(&large);
             hits.count(&[NO_RULE, last]);
             let read: Vec<u64> = hits.read().collect();
-            let n = rules.max(LARGE) as u64;
+            let n = TALLIED as u64;
             assert_eq!(read.len(), rules + 1);
             if rules == 0 {
                 assert_eq!(read, [3 * n + 2]);

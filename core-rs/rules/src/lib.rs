@@ -6,7 +6,38 @@
 //! request then costs one look-up in each table and the intersection of the sets that were found,
 //! 64 rules at a time, however many rules there are. Deciding allocates nothing.
 //!
-//! A request that no rule matches is the caller's to decide, unless the policy has a default.
+//! The rules can be built in the program or read from a file ([`Policy::from_toml`]); docs/rules.md
+//! describes the file and what its conditions mean. A request that no rule matches is the caller's to
+//! decide, unless the policy has a default.
+//!
+//! ```
+//! use kext_rules::{Policy, Request};
+//! use kext_types::{Address, Direction, FlowKey, IpVersion, protocol};
+//!
+//! let policy = Policy::from_toml(
+//!     r#"
+//!     [[rule]]
+//!     name = "no telnet"
+//!     verdict = "block"
+//!     protocol = "tcp"
+//!     remote_port = [23, "6000-6063"]
+//!     "#,
+//! )?;
+//! let request = Request {
+//!     flow: FlowKey {
+//!         local: Address::v4([10, 0, 0, 1]),
+//!         remote: Address::v4([192, 0, 2, 1]),
+//!         local_port: 49_152,
+//!         remote_port: 23,
+//!         version: IpVersion::V4,
+//!         protocol: protocol::TCP,
+//!     },
+//!     direction: Direction::Outbound,
+//!     process_id: None,
+//! };
+//! assert_eq!(policy.decide(&request), Some(0));
+//! # Ok::<(), kext_rules::TomlError>(())
+//! ```
 //!
 //! This crate's [`Policy`] is a list of rules; [`kext_types::Policy`] is a setting of the extension,
 //! *permit* or *block*.
@@ -16,15 +47,19 @@
 mod check;
 mod columns;
 mod error;
+mod file;
+mod file_error;
 mod hits;
 mod intervals;
 mod policy;
 mod rule;
 mod sets;
 mod tables;
+pub mod words;
 
 pub use columns::{Columns, ColumnsError};
 pub use error::{Field, Problem, RuleError, RuleLabel};
+pub use file_error::{Place, TomlError, TomlProblem};
 pub use policy::Policy;
 pub use rule::{Request, Rule};
 
