@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use kext_rules::{Columns, Policy, Request, Rule};
+use kext_rules::{Columns, MAX_RULES, Policy, Request, Rule};
 use kext_types::{Address, Decision, Direction, FlowKey, IpVersion, ProcessId, Verdict, protocol};
 
 const BATCH: usize = 4_096;
@@ -39,12 +39,23 @@ struct Traffic {
     v6: u64,
     /// Of 100 requests, how many go to a network of some rule.
     near: u64,
+    /// The port that all go to, instead of various ones.
+    port: Option<u16>,
 }
 
 fn main() {
-    let v4 = Traffic { v6: 0, near: 60 };
-    let mixed = Traffic { v6: 50, near: 60 };
-    let far = Traffic { v6: 0, near: 0 };
+    let v4 = Traffic {
+        v6: 0,
+        near: 60,
+        port: None,
+    };
+    let mixed = Traffic { v6: 50, ..v4 };
+    let far = Traffic { near: 0, ..v4 };
+    let in_vain = Traffic {
+        v6: 0,
+        near: 100,
+        port: Some(2),
+    };
     println!(
         "batches of {BATCH} requests, medians of {RUNS} runs; \"in turn\" tries one rule after the other"
     );
@@ -72,6 +83,8 @@ fn main() {
     );
     let many = rules(4_096);
     report.batches("4,096 rules", 150.0, &many, v4);
+    let name = "4,096 rules, chosen to be slow";
+    report.batches(name, 300.0, &slow_rules(), in_vain);
     let mut listed = rules(99);
     listed.insert(0, block_list(100_000));
     report.batches(
@@ -250,6 +263,22 @@ fn global_v6(random: &mut Random) -> u128 {
     0x20 << 120 | bits >> 8
 }
 
+/// The most rules, which requests to 10.0.0.0/8, port 2, keep going through in vain: in each word of
+/// the sets, every second rule allows the address, and the others the port.
+fn slow_rules() -> Vec<Rule> {
+    let rule = |(network, port): (&str, u16)| {
+        let mut rule = Rule::any(BLOCK);
+        rule.remote = Some(vec![network.parse().expect("a network")]);
+        rule.remote_port = Some(vec![port..=port]);
+        rule
+    };
+    [("10.0.0.0/8", 1), ("2001:db8::/32", 2)]
+        .repeat(MAX_RULES / 2)
+        .into_iter()
+        .map(rule)
+        .collect()
+}
+
 fn block_list(networks: usize) -> Rule {
     let mut random = Random(7);
     let mut rule = Rule::any(BLOCK);
@@ -354,10 +383,10 @@ fn request(random: &mut Random, networks: &[IpNet], traffic: Traffic) -> Request
             local,
             remote,
             local_port: 32_768 + random.below(28_000) as u16,
-            remote_port: if random.below(4) == 0 {
-                random.next() as u16
-            } else {
-                random.pick(&PORTS)
+            remote_port: match traffic.port {
+                Some(port) => port,
+                None if random.below(4) == 0 => random.next() as u16,
+                None => random.pick(&PORTS),
             },
             version,
             protocol: [protocol::TCP, protocol::UDP][random.below(2) as usize],
