@@ -311,8 +311,8 @@ impl Batch {
             version: flows().map(|flow| flow.version.number()).collect(),
             protocol: flows().map(|flow| flow.protocol).collect(),
             direction: requests.iter().map(|it| it.direction.number()).collect(),
-            local: flows().map(|flow| *flow.local.bytes()).collect(),
-            remote: flows().map(|flow| *flow.remote.bytes()).collect(),
+            local: flows().map(|flow| flow.local.bytes()).collect(),
+            remote: flows().map(|flow| flow.remote.bytes()).collect(),
             local_port: flows().map(|flow| flow.local_port).collect(),
             remote_port: flows().map(|flow| flow.remote_port).collect(),
             process: requests
