@@ -3,7 +3,7 @@
 use kext_packet::Headers;
 use kext_sync::atomic::Ordering;
 use kext_sync::{Guard, RawLock};
-use kext_types::{Arrival, FlowKey, FragmentPolicy, Reason, Timestamp, Verdict};
+use kext_types::{Arrival, Direction, FlowKey, FragmentPolicy, Reason, Timestamp, Verdict};
 
 use crate::Engine;
 use crate::action::{self, Action, Fate, Met, Settled};
@@ -379,20 +379,23 @@ impl<R: RawLock> Engine<R> {
         }
     }
 
-    /// Whether fragments that came before their first one may go on, now that it has come. The packet
-    /// that was classified last then goes first, at once, and [`Engine::next_early`] gives the others.
+    /// Whether fragments that came before their first one may go on, now that it has come. Who
+    /// presented it lets it go at once, and then takes the others by [`Engine::next_early`].
     pub fn has_early(&self) -> bool {
         self.early_ready.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the next fragment that may go on, for [`Engine::classify_early`]. `allocate` runs under
-    /// a lock of the engine: it must not wait, and must not call the engine.
+    /// Takes the next fragment that may go on behind the `first` one, which went this way, for
+    /// [`Engine::classify_early`]. `allocate` runs under a lock of the engine: it must not wait, and
+    /// must not call the engine.
     pub fn next_early<B: AsMut<[u8]>>(
         &self,
+        first: &Headers,
+        direction: Direction,
         allocate: impl FnOnce(usize) -> Option<B>,
     ) -> Option<EarlyFragment<'_, B>> {
         let mut table = self.fragments.lock();
-        let taken = table.take_ready(allocate);
+        let taken = table.take_ready(&self.hasher, first, direction, allocate);
         self.early_ready
             .store(table.count_ready(), Ordering::Relaxed);
         drop(table);

@@ -180,9 +180,19 @@ impl Scene {
                 self.flows.push(flow);
             }
         }
+        let first = Headers::parse(packet, on_wire).ok();
+        let direction = arrival.direction;
         // Bound: as many as can wait.
         for _ in 0..EARLY_FRAGMENTS {
-            let Some(early) = self.engine.next_early(|len| Some(vec![0; len])) else {
+            let allocate = |len| Some(vec![0; len]);
+            let early = first
+                .as_ref()
+                .and_then(|first| self.engine.next_early(first, direction, allocate));
+            let Some(early) = early else {
+                assert!(
+                    !self.engine.has_early(),
+                    "a first fragment left some behind"
+                );
                 return;
             };
             let EarlyFragment {
