@@ -308,12 +308,12 @@ impl<R: RawLock> Engine<R> {
         };
         let about = packet.info(flow);
         let hash = self.hasher.hash(&flow);
-        if let Some(fate) = self.hit_by(packet, hash, &flow) {
+        if let Some(fate) = self.flows.hit_by_error(hash, &flow, &self.settings, packet) {
             return Joined::Cached(self.cached_action(hash, &fate, &about));
         }
         let mut packets = self.packets.lock();
         // As for other packets: the verdict may have come since.
-        if let Some(fate) = self.hit_by(packet, hash, &flow) {
+        if let Some(fate) = self.flows.hit_by_error(hash, &flow, &self.settings, packet) {
             drop(packets);
             return Joined::Cached(self.cached_action(hash, &fate, &about));
         }

@@ -41,19 +41,25 @@ impl FlowStats {
     /// Adds a packet of the flow.
     #[inline(always)]
     pub(crate) fn add(&mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) {
-        let direction = arrival.direction;
-        let size = u64::from(headers.total_len);
-        let [outbound, inbound] = &mut self.traffic;
-        match direction {
-            Direction::Outbound => outbound.add(size),
-            Direction::Inbound => inbound.add(size),
-        }
+        self.add_traffic(arrival, headers);
         self.process_id = arrival.process_id.or(self.process_id);
         self.last_seen = self.last_seen.max(now);
         if let TransportInfo::Tcp(segment) = &headers.transport_info
             && segment.flags.any(CONNECTION)
         {
-            self.open_or_close(segment.flags, direction);
+            self.open_or_close(segment.flags, arrival.direction);
+        }
+    }
+
+    /// Adds an ICMP error about the flow. That is no sign that the flow goes on, since anybody can send
+    /// one, nor of whose it is.
+    #[inline(always)]
+    pub(crate) fn add_traffic(&mut self, arrival: &Arrival, headers: &Headers) {
+        let size = u64::from(headers.total_len);
+        let [outbound, inbound] = &mut self.traffic;
+        match arrival.direction {
+            Direction::Outbound => outbound.add(size),
+            Direction::Inbound => inbound.add(size),
         }
     }
 

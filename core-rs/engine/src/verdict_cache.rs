@@ -11,6 +11,7 @@ use kext_types::{
 };
 
 use crate::action::Fate;
+use crate::classify::Presented;
 use crate::counters::Tally;
 use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
@@ -95,14 +96,24 @@ impl<R: RawLock> Found<'_, R> {
     /// The same of a flow whose fate is more than a verdict.
     #[cold]
     fn hit_other(mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) -> Option<Hit> {
-        let fate = self.fate();
-        if let Fate::WayBack(way_back) = &fate
-            && !way_back.applies_to(arrival.direction)
-        {
-            return None;
-        }
+        let fate = self.fate_of(arrival)?;
         self.count(|stats| stats.add(arrival, headers, now));
         Some(Hit::Other(fate))
+    }
+
+    /// The fate, unless it is a way back and the packet goes the other way.
+    fn fate_of(&self, arrival: &Arrival) -> Option<Fate> {
+        match self.fate() {
+            Fate::WayBack(way_back) if !way_back.applies_to(arrival.direction) => None,
+            fate => Some(fate),
+        }
+    }
+
+    /// The flow's fate for an ICMP error about it, which is counted to it but does not keep it cached.
+    fn hit_by_error(mut self, arrival: &Arrival, headers: &Headers) -> Option<Fate> {
+        let fate = self.fate_of(arrival)?;
+        self.count(|stats| stats.add_traffic(arrival, headers));
+        Some(fate)
     }
 
     /// Why a flow ended that was idle for too long.
@@ -192,6 +203,25 @@ impl<R: RawLock> VerdictCache<R> {
         }
         self.tell(&found, found.end_by_time(), epoch);
         found.remove();
+    }
+
+    /// The fate of a live flow for an ICMP error about it.
+    pub(crate) fn hit_by_error(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        error: &Presented<'_>,
+    ) -> Option<Fate> {
+        let Presented {
+            headers,
+            arrival,
+            now,
+            counters,
+            ..
+        } = error;
+        self.live(hash, key, settings, *now, *counters)?
+            .hit_by_error(arrival, headers)
     }
 
     /// The verdict of a cached flow, which stays cached as if a packet of it had come now.
