@@ -15,6 +15,8 @@ pub(crate) struct FlowStats {
     pub(crate) first_seen: Timestamp,
     pub(crate) process_id: Option<ProcessId>,
     closing: u8,
+    /// Which way its first packet went.
+    pub(crate) opened: Direction,
 }
 
 /// What opens or closes a connection.
@@ -25,7 +27,8 @@ const BOTH_FINS: u8 = FIN_OUTBOUND | FIN_INBOUND;
 const RESET: u8 = 4;
 
 impl FlowStats {
-    pub(crate) const fn new(now: Timestamp) -> Self {
+    /// Of a flow whose first packet, not counted yet, goes this way.
+    pub(crate) const fn new(now: Timestamp, opened: Direction) -> Self {
         Self {
             process_id: None,
             traffic: [Traffic {
@@ -35,6 +38,7 @@ impl FlowStats {
             first_seen: now,
             last_seen: now,
             closing: 0,
+            opened,
         }
     }
 

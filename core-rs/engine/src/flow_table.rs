@@ -13,7 +13,7 @@
 
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_sync::{Guard, Lock, RawLock};
-use kext_types::{FlowKey, FlowOrigin, IpVersion, Timestamp, Verdict};
+use kext_types::{Direction, FlowKey, FlowOrigin, IpVersion, Timestamp, Verdict};
 
 use crate::action::Fate;
 use crate::flow_stats::FlowStats;
@@ -392,7 +392,7 @@ impl Flow {
         was_reported: false,
         origin: FlowOrigin::Verdict,
         epoch: 0,
-        stats: FlowStats::new(Timestamp::from_nanos(0)),
+        stats: FlowStats::new(Timestamp::from_nanos(0), Direction::Outbound),
     };
 }
 
@@ -462,7 +462,7 @@ mod tests {
             Fate::Verdict(Verdict::Accept, None),
             FlowOrigin::Verdict,
             epoch,
-            FlowStats::new(at(epoch)),
+            FlowStats::new(at(epoch), Direction::Outbound),
             |leaving| evicted = Some(leaving.epoch()),
         );
         evicted

@@ -330,23 +330,26 @@ impl<R: RawLock> Engine<R> {
     }
 
     /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its
-    /// verdict is not, nor is the way back of a redirected one.
+    /// verdict is not, nor is the way back of a redirected one. Whoever sent the flow's first packet is
+    /// the one whom a redirecting verdict redirects.
     pub fn update_verdict(&self, flow: &FlowKey, verdict: Verdict, now: Timestamp) -> bool {
-        // The direction of an update is not known; flows that are redirected go out.
+        let hash = self.hasher.hash(flow);
+        let Some(opened) = self.flows.opened(hash, flow, &self.settings, now) else {
+            return false;
+        };
         let packet = RequestInfo {
             id: PLACEHOLDER,
             time: now,
             flow: *flow,
-            arrival: OUTBOUND,
+            arrival: Arrival {
+                direction: opened,
+                ..UNKNOWN
+            },
             size: 0,
             held_len: 0,
         };
-        let hash = self.hasher.hash(flow);
-        if !self.flows.contains(hash, flow, &self.settings, now) {
-            return false;
-        }
         let fate = self.fate(verdict, &packet, now);
-        self.flows.update(hash, flow, fate)
+        self.flows.update(hash, flow, opened, fate)
     }
 
     /// Shows cached flows from `cursor` on (0 to begin), under a lock: `show` must not wait and must
@@ -370,8 +373,8 @@ const PLACEHOLDER: PacketId = match PacketId::new(u64::MAX) {
     None => unreachable!(),
 };
 
-/// What is known of the packets of an update by 5-tuple.
-const OUTBOUND: Arrival = Arrival {
+/// What is known of the packets of an update by 5-tuple, but for the direction.
+const UNKNOWN: Arrival = Arrival {
     direction: kext_types::Direction::Outbound,
     interface: kext_types::Interface {
         index: 0,

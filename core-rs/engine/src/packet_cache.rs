@@ -428,7 +428,7 @@ impl PacketCache {
             releasing: 0,
             decided: None,
             next_stalled: None,
-            stats: FlowStats::new(packet.time),
+            stats: FlowStats::new(packet.time, packet.arrival.direction),
         };
         match self.pending.insert(hash, packet.flow, pending, |_| None) {
             Inserted::Free(handle) | Inserted::Evicted(handle, ..) => Some(handle),

@@ -7,7 +7,8 @@ use kext_packet::Headers;
 use kext_sync::RawLock;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_types::{
-    Arrival, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp, Verdict,
+    Arrival, Direction, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp,
+    Verdict,
 };
 
 use crate::action::Fate;
@@ -283,7 +284,10 @@ impl<R: RawLock> VerdictCache<R> {
         // Read within the turn, so that no flow under this key is of a later one.
         let epoch = self.epoch();
         let fate = Fate::WayBack(way_back);
-        let (origin, stats) = (FlowOrigin::WayBack, FlowStats::new(now));
+        let (origin, stats) = (
+            FlowOrigin::WayBack,
+            FlowStats::new(now, way_back.direction()),
+        );
         if let Some(mut standing) = self.flows.find(hash, &key) {
             if standing.epoch() == epoch && !standing.is_idle(settings, now) {
                 let same = standing.fate() == fate;
@@ -304,17 +308,19 @@ impl<R: RawLock> VerdictCache<R> {
         true
     }
 
-    /// Whether a flow is cached with a verdict of its own, and has not been idle for too long.
-    pub(crate) fn contains(
+    /// Which way the first packet went of a flow that is cached with a verdict of its own, and has not
+    /// been idle for too long.
+    pub(crate) fn opened(
         &self,
         hash: u64,
         key: &FlowKey,
         settings: &Settings<R>,
         now: Timestamp,
-    ) -> bool {
-        self.flows.find(hash, key).is_some_and(|found| {
-            found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now)
-        })
+    ) -> Option<Direction> {
+        let found = self.flows.find(hash, key)?;
+        let cached =
+            found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now);
+        cached.then_some(found.stats().opened)
     }
 
     /// Gives a cached flow a new fate in place of `old`, if it still has that.
@@ -326,10 +332,16 @@ impl<R: RawLock> VerdictCache<R> {
         }
     }
 
-    /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none.
-    pub(crate) fn update(&self, hash: u64, key: &FlowKey, fate: Fate) -> bool {
+    /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none, or if a
+    /// redirect is for a flow that was `opened` the other way, before this one took its place.
+    pub(crate) fn update(&self, hash: u64, key: &FlowKey, opened: Direction, fate: Fate) -> bool {
+        let is_plain = matches!(fate, Fate::Verdict(_, None));
         match self.flows.find(hash, key) {
-            Some(mut found) if found.epoch() == self.epoch() && found.has_verdict() => {
+            Some(mut found)
+                if found.epoch() == self.epoch()
+                    && found.has_verdict()
+                    && (is_plain || found.stats().opened == opened) =>
+            {
                 found.set_fate(fate);
                 found.set_origin(FlowOrigin::Update);
                 true
