@@ -32,7 +32,7 @@ const STAMP_SHIFT: u32 = 12;
 const FUTURE: u32 = 0xf000_0000;
 /// A hit renews its way's stamp only when another 2^26 ns, 67 ms, have begun.
 const RENEW_SHIFT: u32 = 26;
-/// How many flows an insertion may find to have been seen since their stamps, and spare.
+/// How many flows an insertion may find to be younger than it believed, and spare.
 const SPARED: usize = 4;
 
 /// A cached flow: what every hit reads and writes.
@@ -177,8 +177,30 @@ impl<R: RawLock> FlowTable<R> {
             .map_or(u64::MAX, |word| word.load(Ordering::Relaxed))
     }
 
-    /// The way for a new flow: free in the emptier bucket, else the one seen longest ago.
-    fn choose(&self, hash: u64, now: Timestamp) -> usize {
+    /// The way for a new flow, locked. It is chosen without its lock, by stamps that lag behind and
+    /// while others insert too: one that is younger than believed is spared, and another chosen.
+    fn room(&self, hash: u64, now: u32) -> Option<Found<'_, R>> {
+        // Bound: SPARED and the last.
+        for spared in 0..=SPARED {
+            let (believed, at) = self.choose(hash, now);
+            let flow = self.ways.get(at)?.0.lock();
+            let seen = flow.stats.last_seen;
+            let as_believed =
+                !flow.used || believed.is_some_and(|old| age(now, stamp_of(seen)) >= old);
+            if as_believed || spared == SPARED {
+                return Some(Found {
+                    table: self,
+                    at,
+                    flow,
+                });
+            }
+            self.stamp(at, seen);
+        }
+        None
+    }
+
+    /// A free way in the emptier bucket, else the one seen longest ago with its age.
+    fn choose(&self, hash: u64, now: u32) -> (Option<u32>, usize) {
         let buckets = self.buckets(hash);
         let free = buckets.map(|bucket| zero_bytes(self.word(bucket)));
         let [first, second] = free.map(u64::count_ones);
@@ -186,32 +208,15 @@ impl<R: RawLock> FlowTable<R> {
             // The emptier bucket takes it, which keeps both short.
             let i = usize::from(second > first);
             let (bucket, free) = (buckets[i], free[i]);
-            return bucket * WAYS + (free.trailing_zeros() / 8) as usize;
+            let at = bucket * WAYS + (free.trailing_zeros() / 8) as usize;
+            return (None, at);
         }
-        self.oldest(buckets, stamp_of(now))
-    }
-
-    /// The way seen longest ago. Stamps lag behind, so that the one found is looked at itself.
-    fn oldest(&self, buckets: [usize; 2], now: u32) -> usize {
-        let mut oldest = self.oldest_by_stamp(buckets, now);
-        // Bound: SPARED.
-        for _ in 0..SPARED {
-            let Some(found) = self.at(oldest.1) else {
-                break;
-            };
-            let seen = found.flow.stats.last_seen;
-            drop(found);
-            if age(now, stamp_of(seen)) >= oldest.0 {
-                break;
-            }
-            self.stamp(oldest.1, seen);
-            oldest = self.oldest_by_stamp(buckets, now);
-        }
-        oldest.1
+        let (age, at) = self.oldest(buckets, now);
+        (Some(age), at)
     }
 
     /// The age and place of the way with the oldest stamp.
-    fn oldest_by_stamp(&self, buckets: [usize; 2], now: u32) -> (u32, usize) {
+    fn oldest(&self, buckets: [usize; 2], now: u32) -> (u32, usize) {
         let mut oldest = (0, buckets[0] * WAYS);
         // Bound: 2 buckets of WAYS ways.
         for bucket in buckets {
@@ -258,14 +263,8 @@ impl<R: RawLock> Inserting<'_, R> {
         stats: FlowStats,
         makes_room: impl FnOnce(&Found<'_, R>),
     ) {
-        let at = self.table.choose(self.hash, stats.last_seen);
-        let Some(way) = self.table.ways.get(at) else {
+        let Some(mut found) = self.table.room(self.hash, stamp_of(stats.last_seen)) else {
             return;
-        };
-        let mut found = Found {
-            table: self.table,
-            at,
-            flow: way.0.lock(),
         };
         if found.flow.used {
             makes_room(&found);
@@ -280,8 +279,8 @@ impl<R: RawLock> Inserting<'_, R> {
             stats,
         };
         found.set_fate(fate);
-        self.table.stamp(at, stats.last_seen);
-        self.table.tag(at, tag_of(self.hash));
+        self.table.stamp(found.at, stats.last_seen);
+        self.table.tag(found.at, tag_of(self.hash));
     }
 }
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use kext_engine::{Classified, Delivery, Engine};
 use kext_sync::RawLock;
 use kext_types::{
-    Address, Config, Direction, FlowKey, FlowOrigin, IpVersion, Reason, Timestamp, Verdict,
+    Address, Config, Direction, Event, FlowKey, FlowOrigin, IpVersion, Reason, Timestamp, Verdict,
 };
 
 use common::*;
@@ -90,10 +90,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Rc<Self> {
-        let mut config = Config::default();
-        config.redirect_tunnel.v4 = Address::v4([203, 0, 113, 54]);
-        let engine = Engine::try_new(SMALL, config, 42).unwrap();
-        engine.set_reader(true);
+        Self::of(engine())
+    }
+
+    /// Teaches the engine the redirected flow.
+    fn of(engine: Engine<Raced>) -> Rc<Self> {
         teach(
             &engine,
             &udp(HERE, THERE, 1),
@@ -136,6 +137,14 @@ impl Scene {
         ];
         udp(&local, &remote, 3)
     }
+}
+
+fn engine() -> Engine<Raced> {
+    let mut config = Config::default();
+    config.redirect_tunnel.v4 = Address::v4([203, 0, 113, 54]);
+    let engine = Engine::try_new(SMALL, config, 42).unwrap();
+    engine.set_reader(true);
+    engine
 }
 
 /// Runs `operation` with `act` before one of its locks, of those that it takes while it holds at most
@@ -217,11 +226,10 @@ fn a_way_back_takes_no_place_of_a_flow_cached_since_a_clear() {
 fn an_update_is_never_for_a_flow_that_goes_the_other_way() {
     let later = Timestamp::from_nanos(START.as_nanos() + 11 * 60_000_000_000);
     let (there, back) = (udp(HERE, THERE, 1), udp(THERE, HERE, 2));
-    let flow = kext_packet::testing::parse(&there).flow_key(Direction::Outbound);
+    let flow = key(&there);
     let mut races = 0;
     for lock in 0.. {
-        let engine = Rc::new(Engine::try_new(SMALL, Config::default(), 42).unwrap());
-        engine.set_reader(true);
+        let engine = Rc::new(engine());
         teach(&engine, &there, Verdict::Accept, START);
         let other = Rc::clone(&engine);
         let packet = back.clone();
@@ -241,6 +249,128 @@ fn an_update_is_never_for_a_flow_that_goes_the_other_way() {
             Reason::PermittedCache
         };
         assert_eq!(end, Some(expected), "lock {lock}");
+    }
+    assert!(races >= 4, "{races}");
+}
+
+/// A redirected flow whose way back was found idle, in a cache of so many flows that came since, all at
+/// one time. The next packet of the flow puts the way back in again, while another processor may put in
+/// other flows, in turns of their own.
+fn without_way_back(flows: u16) -> (Rc<Scene>, Timestamp) {
+    let minutes = |n: u64| Timestamp::from_nanos(START.as_nanos() + n * 60_000_000_000);
+    let engine = engine();
+    // So many that the redirected flow is not the first in its bucket, and makes room for none.
+    for flow in 1..700 {
+        teach(&engine, &numbered(flow, 1), Verdict::Accept, START);
+    }
+    let scene = Scene::of(engine);
+    // A packet against the redirect does not look for the way back.
+    let stray = udp(THERE, HERE, 1);
+    let (late, now) = (minutes(9), minutes(11));
+    for time in [late, now] {
+        let end = present_as(&scene.engine, &stray, Direction::Inbound, time);
+        assert_eq!(end, Some(Reason::DroppedRedirectImpossible));
+    }
+    assert_eq!(scene.engine.lookup(&scene.way_back, now), None);
+    for flow in 0..flows {
+        teach(
+            &scene.engine,
+            &numbered(1_000 + flow, 1),
+            Verdict::Accept,
+            now,
+        );
+    }
+    (scene, now)
+}
+
+/// Where in the cache a flow stands.
+fn place(engine: &Engine<Raced>, flow: &FlowKey) -> Option<u64> {
+    let mut cursor = 0;
+    loop {
+        let mut found = false;
+        cursor = engine.list_flows(cursor, |info| {
+            found = info.flow == *flow;
+            !found
+        });
+        if found || cursor == 0 {
+            return found.then_some(cursor);
+        }
+    }
+}
+
+fn key(packet: &[u8]) -> FlowKey {
+    kext_packet::testing::parse(packet).flow_key(Direction::Outbound)
+}
+
+/// A packet of a flow that would take the very place of the way back, if it came before it.
+fn rival(flows: u16) -> Vec<u8> {
+    let (scene, now) = without_way_back(flows);
+    present(&scene.engine, &udp(HERE, THERE, 2), now);
+    let taken = place(&scene.engine, &scene.way_back);
+    assert!(taken.is_some());
+    let (mut scene, _) = without_way_back(flows);
+    for flow in 20_000..22_000 {
+        if flows == 0 {
+            // Or those before it would make it choose its other bucket.
+            (scene, _) = without_way_back(flows);
+        }
+        let packet = numbered(flow, 1);
+        teach(&scene.engine, &packet, Verdict::Accept, now);
+        if place(&scene.engine, &key(&packet)) == taken {
+            return packet;
+        }
+    }
+    panic!("no flow takes the place of the way back");
+}
+
+#[test]
+fn two_that_choose_one_free_place_both_find_room() {
+    let rival = rival(0);
+    let mut races = 0;
+    for lock in 0.. {
+        let (scene, now) = without_way_back(0);
+        let evicted = scene.engine.counters().event(Event::FlowEvicted);
+        let (other, packet) = (Rc::clone(&scene), rival.clone());
+        let act = move || teach(&other.engine, &packet, Verdict::Accept, now);
+        let acted = race(lock, 1, Rc::new(act), || {
+            present(&scene.engine, &udp(HERE, THERE, 2), now);
+        });
+        if !acted {
+            break;
+        }
+        races += 1;
+        let cached = [key(&rival), scene.way_back].map(|flow| scene.engine.lookup(&flow, now));
+        let expected = [Some(Verdict::Accept), Some(Verdict::RedirectTunnel)];
+        assert_eq!(cached, expected, "lock {lock}");
+        let event = scene.engine.counters().event(Event::FlowEvicted);
+        assert_eq!(event, evicted, "lock {lock}");
+    }
+    assert!(races >= 4, "{races}");
+}
+
+/// So many flows that every place is taken.
+const CROWD: u16 = 3_000;
+
+#[test]
+fn two_that_choose_one_flow_to_make_room_take_two() {
+    let rival = rival(CROWD);
+    let mut races = 0;
+    for lock in 0.. {
+        let (scene, filled) = without_way_back(CROWD);
+        // Those of the crowd were seen longer ago than the two.
+        let now = Timestamp::from_nanos(filled.as_nanos() + 1_000_000_000);
+        let (other, packet) = (Rc::clone(&scene), rival.clone());
+        let act = move || teach(&other.engine, &packet, Verdict::Accept, now);
+        let acted = race(lock, 1, Rc::new(act), || {
+            present(&scene.engine, &udp(HERE, THERE, 2), now);
+        });
+        if !acted {
+            break;
+        }
+        races += 1;
+        let cached = [key(&rival), scene.way_back].map(|flow| scene.engine.lookup(&flow, now));
+        let expected = [Some(Verdict::Accept), Some(Verdict::RedirectTunnel)];
+        assert_eq!(cached, expected, "lock {lock}");
     }
     assert!(races >= 4, "{races}");
 }
