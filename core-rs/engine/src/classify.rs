@@ -299,12 +299,12 @@ impl<R: RawLock> Engine<R> {
             return Joined::UnknownFlow;
         };
         let hash = self.hasher.hash(&flow);
-        if let Some(fate) = self.hit_by(packet, hash, &flow) {
+        if let Some(fate) = self.flows.hit_by_error(hash, &flow, &self.settings, packet) {
             return Joined::Cached(self.cached_action(packet, hash, &flow, &fate));
         }
         let mut packets = self.packets.lock();
         // As for other packets: the verdict may have come since.
-        if let Some(fate) = self.hit_by(packet, hash, &flow) {
+        if let Some(fate) = self.flows.hit_by_error(hash, &flow, &self.settings, packet) {
             drop(packets);
             return Joined::Cached(self.cached_action(packet, hash, &flow, &fate));
         }

@@ -397,15 +397,15 @@ impl<R: RawLock> Engine<R> {
     }
 
     /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its
-    /// verdict is not, nor is the way back of a redirected one.
+    /// verdict is not, nor is the way back of a redirected one. Whoever sent the flow's first packet is
+    /// the one whom a redirecting verdict redirects.
     pub fn update_verdict(&self, flow: &FlowKey, verdict: Verdict, now: Timestamp) -> bool {
         let hash = self.hasher.hash(flow);
-        if !self.flows.contains(hash, flow, &self.settings, now) {
+        let Some(opened) = self.flows.opened(hash, flow, &self.settings, now) else {
             return false;
-        }
-        // The direction of an update is not known; flows that are redirected go out.
-        let fate = self.fate(verdict, flow, Direction::Outbound, now);
-        self.flows.update(hash, flow, fate)
+        };
+        let fate = self.fate(verdict, flow, opened, now);
+        self.flows.update(hash, flow, opened, fate)
     }
 
     /// Shows cached flows from `cursor` on (0 to begin), under a lock: `show` must not wait and must

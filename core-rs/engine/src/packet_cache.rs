@@ -5,7 +5,8 @@
 use kext_sync::atomic::{AtomicU32, Ordering};
 use kext_sync::{Guard, Lock, RawLock};
 use kext_types::{
-    Capacities, Decision, Event, FlowKey, PacketId, Reason, RequestInfo, Timestamp, VerdictOutcome,
+    Capacities, Decision, Direction, Event, FlowKey, PacketId, Reason, RequestInfo, Timestamp,
+    VerdictOutcome,
 };
 
 use crate::action::{Action, Fate, Met};
@@ -25,6 +26,9 @@ const PENDING_WAYS: usize = 4;
 /// Pending flows for each held packet: those without a packet have one on its way, or were left to
 /// the tick.
 const PENDING_EACH: usize = 2;
+
+/// Stands where no flow has waited yet.
+const NO_FLOW: Pending = Pending::new(0, Timestamp::from_nanos(0), Direction::Outbound);
 
 /// A packet that is being let go. It keeps its slot until it is carried out.
 pub(crate) struct Taken {
@@ -162,7 +166,7 @@ impl PacketCache {
                 "pending flows",
                 packets.saturating_mul(PENDING_WAYS),
                 packets.saturating_mul(PENDING_EACH),
-                || (ANY_FLOW, Pending::new(0, Timestamp::from_nanos(0))),
+                || (ANY_FLOW, NO_FLOW),
             )?,
             stalled: None,
             ids: Ids::try_new(capacities)?,
@@ -258,7 +262,7 @@ impl PacketCache {
         }
         // It may have lost its last packet to make room.
         let known = known.filter(|pending| self.pending.get(*pending).is_some());
-        let Some(pending) = known.or_else(|| self.new_pending(hash, flow, packet.now)) else {
+        let Some(pending) = known.or_else(|| self.new_pending(hash, flow, packet)) else {
             return Hold::Refused(Reason::DroppedPendingFull);
         };
         self.make_room_in_flow(pending, counters);
@@ -317,9 +321,9 @@ impl PacketCache {
         self.pending.find(hash, flow).is_some()
     }
 
-    fn new_pending(&mut self, hash: u64, flow: &FlowKey, now: Timestamp) -> Option<Handle> {
+    fn new_pending(&mut self, hash: u64, flow: &FlowKey, packet: &Presented<'_>) -> Option<Handle> {
         let (handle, pending) = self.pending.insert(hash, flow, |_| None)?;
-        *pending = Pending::new(hash, now);
+        *pending = Pending::new(hash, packet.now, packet.arrival.direction);
         Some(handle)
     }
 

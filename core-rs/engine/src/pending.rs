@@ -1,6 +1,6 @@
 //! Flows that wait for their verdict, or whose held packets are being let go.
 
-use kext_types::{Decision, Timestamp};
+use kext_types::{Decision, Direction, Timestamp};
 
 use crate::action::Fate;
 use crate::flow_stats::FlowStats;
@@ -37,8 +37,8 @@ pub(crate) struct Decided {
 }
 
 impl Pending {
-    /// A flow of which nothing has come.
-    pub(crate) const fn new(hash: u64, now: Timestamp) -> Self {
+    /// A flow whose first packet, not held yet, goes this way.
+    pub(crate) const fn new(hash: u64, now: Timestamp, opened: Direction) -> Self {
         Self {
             packets: List::EMPTY,
             asked: 0,
@@ -46,7 +46,7 @@ impl Pending {
             decided: None,
             next_stalled: None,
             hash,
-            stats: FlowStats::new(now),
+            stats: FlowStats::new(now, opened),
         }
     }
 }

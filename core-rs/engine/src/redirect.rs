@@ -136,6 +136,11 @@ impl WayBack {
     pub(crate) fn applies_to(&self, direction: Direction) -> bool {
         direction == self.direction
     }
+
+    /// The direction of the answers.
+    pub(crate) fn direction(&self) -> Direction {
+        self.direction
+    }
 }
 
 /// Whether packets of the flow can be rewritten: TCP's and UDP's can.

@@ -7,10 +7,12 @@ use kext_packet::Headers;
 use kext_sync::RawLock;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_types::{
-    Arrival, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp, Verdict,
+    Arrival, Direction, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp,
+    Verdict,
 };
 
 use crate::action::Fate;
+use crate::classify::Presented;
 use crate::counters::Tally;
 use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
@@ -96,14 +98,24 @@ impl<R: RawLock> Found<'_, R> {
     /// The same of a flow whose fate is more than a verdict.
     #[cold]
     fn hit_other(mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) -> Option<Hit> {
-        let fate = self.fate();
-        if let Fate::WayBack(way_back) = &fate
-            && !way_back.applies_to(arrival.direction)
-        {
-            return None;
-        }
+        let fate = self.fate_of(arrival)?;
         self.count(|stats| stats.add(arrival, headers, now));
         Some(Hit::Other(fate))
+    }
+
+    /// The fate, unless it is a way back and the packet goes the other way.
+    fn fate_of(&self, arrival: &Arrival) -> Option<Fate> {
+        match self.fate() {
+            Fate::WayBack(way_back) if !way_back.applies_to(arrival.direction) => None,
+            fate => Some(fate),
+        }
+    }
+
+    /// The flow's fate for an ICMP error about it, which is counted to it but does not keep it cached.
+    fn hit_by_error(mut self, arrival: &Arrival, headers: &Headers) -> Option<Fate> {
+        let fate = self.fate_of(arrival)?;
+        self.count(|stats| stats.add_traffic(arrival, headers));
+        Some(fate)
     }
 
     /// Why a flow ended that was idle for too long.
@@ -195,6 +207,25 @@ impl<R: RawLock> VerdictCache<R> {
         found.remove();
     }
 
+    /// The fate of a live flow for an ICMP error about it.
+    pub(crate) fn hit_by_error(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        error: &Presented<'_>,
+    ) -> Option<Fate> {
+        let Presented {
+            headers,
+            arrival,
+            now,
+            counters,
+            ..
+        } = error;
+        self.live(hash, key, settings, *now, *counters)?
+            .hit_by_error(arrival, headers)
+    }
+
     /// The verdict of a cached flow, which stays cached as if a packet of it had come now.
     pub(crate) fn lookup(
         &self,
@@ -254,7 +285,10 @@ impl<R: RawLock> VerdictCache<R> {
         // Read within the turn, so that no flow under this key is of a later one.
         let epoch = self.epoch();
         let fate = Fate::WayBack(way_back);
-        let (origin, stats) = (FlowOrigin::WayBack, FlowStats::new(now));
+        let (origin, stats) = (
+            FlowOrigin::WayBack,
+            FlowStats::new(now, way_back.direction()),
+        );
         if let Some(mut standing) = self.flows.find(hash, &key) {
             if standing.epoch() == epoch && !standing.is_idle(settings, now) {
                 let same = standing.fate() == fate;
@@ -275,17 +309,19 @@ impl<R: RawLock> VerdictCache<R> {
         true
     }
 
-    /// Whether a flow is cached with a verdict of its own, and has not been idle for too long.
-    pub(crate) fn contains(
+    /// Which way the first packet went of a flow that is cached with a verdict of its own, and has not
+    /// been idle for too long.
+    pub(crate) fn opened(
         &self,
         hash: u64,
         key: &FlowKey,
         settings: &Settings<R>,
         now: Timestamp,
-    ) -> bool {
-        self.flows.find(hash, key).is_some_and(|found| {
-            found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now)
-        })
+    ) -> Option<Direction> {
+        let found = self.flows.find(hash, key)?;
+        let cached =
+            found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now);
+        cached.then_some(found.stats().opened)
     }
 
     /// Gives a cached flow a new fate in place of `old`, if it still has that.
@@ -297,10 +333,16 @@ impl<R: RawLock> VerdictCache<R> {
         }
     }
 
-    /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none.
-    pub(crate) fn update(&self, hash: u64, key: &FlowKey, fate: Fate) -> bool {
+    /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none, or if a
+    /// redirect is for a flow that was `opened` the other way, before this one took its place.
+    pub(crate) fn update(&self, hash: u64, key: &FlowKey, opened: Direction, fate: Fate) -> bool {
+        let is_plain = matches!(fate, Fate::Verdict(_, None));
         match self.flows.find(hash, key) {
-            Some(mut found) if found.epoch() == self.epoch() && found.has_verdict() => {
+            Some(mut found)
+                if found.epoch() == self.epoch()
+                    && found.has_verdict()
+                    && (is_plain || found.stats().opened == opened) =>
+            {
                 found.set_fate(fate);
                 found.set_origin(FlowOrigin::Update);
                 true

@@ -65,7 +65,7 @@ pub struct FlowInfo {
     pub inbound: Traffic,
     /// When its first packet was presented.
     pub first_seen: Timestamp,
-    /// When its last packet was presented.
+    /// When its last packet was presented, ICMP errors about it left aside.
     pub last_seen: Timestamp,
 }
 
