@@ -4,7 +4,7 @@ use kext_sync::RawLock;
 use kext_types::{Event, Policy, RequestInfo, Timestamp, VerdictOutcome};
 
 use crate::action::{self, Action, Fate, Met, PolicyReasons, Release, Settled};
-use crate::packet_cache::{Decided, Next, PacketCache, Taken};
+use crate::packet_cache::{Next, PacketCache, Taken};
 use crate::table::Handle;
 use crate::{Engine, NotHeld};
 
@@ -74,11 +74,12 @@ impl<'a, R: RawLock> Releases<'a, R> {
                     let action = fate.action(&taken.info, Met::Held);
                     (taken, action)
                 }
-                Next::Cache(key, Decided { fate, epoch, .. }, stats) => {
+                Next::Cache(key, decided, stats) => {
                     let hash = engine.hasher.hash(&key);
+                    let (settings, counters) = (&engine.settings, engine.counters.shared());
                     engine
                         .flows
-                        .insert(hash, key, fate, stats, epoch, engine.counters.shared());
+                        .insert(hash, key, &decided, stats, settings, counters);
                     return None;
                 }
                 Next::Done => return None,

@@ -18,6 +18,7 @@ use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
 use crate::flow_table::{FlowTable, Found};
 use crate::memory::OutOfMemory;
+use crate::packet_cache::Decided;
 use crate::redirect::WayBack;
 use crate::settings::Settings;
 
@@ -171,6 +172,22 @@ impl<R: RawLock> VerdictCache<R> {
         }
     }
 
+    /// The same of a flow that makes room for another. If it was idle for too long, it ended by that.
+    fn makes_room(
+        &self,
+        leaving: &Found<'_, R>,
+        settings: &Settings<R>,
+        now: Timestamp,
+        counters: Tally<'_>,
+    ) {
+        let end = if leaving.is_idle(settings, now) {
+            leaving.end_by_time()
+        } else {
+            FlowEnd::Evicted
+        };
+        self.leaves(leaving, end, counters);
+    }
+
     /// The number of times that the cache was cleared.
     pub(crate) fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
@@ -235,16 +252,17 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Caches a flow's fate, in place of what was cached for it. Nothing is cached if the cache was
-    /// cleared after `epoch`, when the fate was decided.
+    /// cleared after it was decided.
     pub(crate) fn insert(
         &self,
         hash: u64,
         key: FlowKey,
-        fate: Fate,
+        decided: &Decided,
         stats: FlowStats,
-        epoch: u32,
+        settings: &Settings<R>,
         counters: Tally<'_>,
     ) {
+        let Decided { fate, epoch, .. } = *decided;
         let Some(inserting) = self.flows.inserting(hash) else {
             return;
         };
@@ -258,7 +276,7 @@ impl<R: RawLock> VerdictCache<R> {
             return;
         }
         inserting.insert(key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
-            self.leaves(leaving, FlowEnd::Evicted, counters);
+            self.makes_room(leaving, settings, stats.last_seen, counters);
         });
     }
 
@@ -298,7 +316,7 @@ impl<R: RawLock> VerdictCache<R> {
         }
         counters.count(Event::FlowCached);
         inserting.insert(key, fate, origin, epoch, stats, |leaving| {
-            self.leaves(leaving, FlowEnd::Evicted, counters);
+            self.makes_room(leaving, settings, now, counters);
         });
         true
     }
