@@ -68,7 +68,7 @@ impl<H: Host> Extension<H> {
                 Delivery::Delivered(()) => {}
                 Delivery::Refused if writer.count() == 0 => return Err(Status::BUFFER_TOO_SMALL),
                 Delivery::Empty if writer.count() == 0 && !timed_out => {
-                    return Ok(Answer::Wait(wait));
+                    return Ok(Answer::Wait(wait, request.max_requests));
                 }
                 Delivery::Refused | Delivery::Empty => break,
             }
