@@ -31,7 +31,7 @@ pub use error::{Error, NotHeld};
 pub use flows::{FlowPage, Flows};
 /// A network, for [`OpenOptions::local`].
 pub use ipnet::IpNet;
-pub use kext_hosts::replay::{ReplayError, ReplayReport};
+pub use kext_hosts::replay::{ReplayError, ReplayReport, Synthetic};
 pub use kext_wire::counters::Counter;
 pub use kext_wire::hello::{Features, HelloResponse, HostKind};
 pub use kext_wire::receive::{PayloadMode, ReceivedRequest};

@@ -55,16 +55,19 @@ impl Session {
 
     /// Opens a device. Unlike [`Session::open`] this takes a file name that is not UTF-8.
     pub fn open_device(device: Device, options: OpenOptions) -> Result<Self, Error> {
+        let replay = ReplayOptions {
+            local: options.local,
+            realtime: options.realtime,
+            output: options.output,
+            config: options.config,
+            capacities: options.capacities,
+        };
         let needs = match device {
             Device::Replay(file) => {
-                let options = ReplayOptions {
-                    local: options.local,
-                    realtime: options.realtime,
-                    output: options.output,
-                    config: options.config,
-                    capacities: options.capacities,
-                };
-                return Self::over(Box::new(ReplayHost::open(&file, options)?));
+                return Self::over(Box::new(ReplayHost::open(&file, replay)?));
+            }
+            Device::Synthetic(what) => {
+                return Self::over(Box::new(ReplayHost::synthetic(what, &replay)?));
             }
             Device::NfQueue(_) => "linux",
             Device::Driver => "windows",
