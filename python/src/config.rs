@@ -1,6 +1,8 @@
-//! `portmaster_kext.config.Config` to and from the client's configuration.
+//! `Config` and `Capacities` of `portmaster_kext.config` to and from the client's.
 
-use kext_types::{Address, Config, FragmentPolicy, IpVersion, Policy, RedirectTarget, Special};
+use kext_types::{
+    Address, Capacities, Config, FragmentPolicy, IpVersion, Policy, RedirectTarget, Special,
+};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -9,6 +11,7 @@ use pyo3::types::{PyDict, PyType};
 use crate::errors;
 
 static CONFIG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static CAPACITIES: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static TARGET: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 const MODULE: &str = "portmaster_kext.config";
@@ -38,6 +41,23 @@ pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
         replies_per_second: number(config, "replies_per_second", "0 to 1000000")?,
         redirect_dns: target(config, "redirect_dns")?,
         redirect_tunnel: target(config, "redirect_tunnel")?,
+    })
+}
+
+/// Reads a Python `Capacities`. Ranges are the client's to check.
+pub(crate) fn capacities(capacities: &Bound<'_, PyAny>) -> PyResult<Capacities> {
+    let kind = CAPACITIES.import(capacities.py(), MODULE, "Capacities")?;
+    if !capacities.is_instance(kind)? {
+        let given = capacities.repr()?;
+        let message = format!("capacities is {given}, and must be Capacities");
+        return Err(PyTypeError::new_err(message));
+    }
+    Ok(Capacities {
+        flows: number(capacities, "flows", "1024 to 1048576")?,
+        packets: number(capacities, "packets", "16 to 65536")?,
+        packet_bytes: number(capacities, "packet_bytes", "131072 to 1073741824")?,
+        flow_packets: number(capacities, "flow_packets", "1 to 1024")?,
+        fragments: number(capacities, "fragments", "16 to 65536")?,
     })
 }
 

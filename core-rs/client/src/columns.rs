@@ -46,17 +46,6 @@ impl KeyColumns {
         self.versions.push(flow.version.number());
         self.protocols.push(flow.protocol);
     }
-
-    fn split_off(&mut self, row: usize) -> Self {
-        Self {
-            local_addresses: self.local_addresses.split_off(row),
-            remote_addresses: self.remote_addresses.split_off(row),
-            local_ports: self.local_ports.split_off(row),
-            remote_ports: self.remote_ports.split_off(row),
-            versions: self.versions.split_off(row),
-            protocols: self.protocols.split_off(row),
-        }
-    }
 }
 
 /// Verdict requests that came together, with the payload that was asked for.
@@ -149,31 +138,6 @@ impl RequestColumns {
         let start = *self.payload_offsets.get(row)?;
         let end = *self.payload_offsets.get(row + 1)?;
         self.payload.get(start as usize..end as usize)
-    }
-
-    /// Takes the rows from `row` on out of these; none if there are no more than that.
-    #[must_use]
-    pub fn split_off(&mut self, row: usize) -> Self {
-        let row = row.min(self.len());
-        let start = self.payload_offsets.get(row).copied().unwrap_or(0);
-        let offsets = self.payload_offsets.get(row..).unwrap_or_default();
-        let rest = Self {
-            payload_offsets: offsets.iter().map(|offset| offset - start).collect(),
-            payload: self.payload.split_off(start as usize),
-            ids: self.ids.split_off(row),
-            times: self.times.split_off(row),
-            process_ids: self.process_ids.split_off(row),
-            flows: self.flows.split_off(row),
-            directions: self.directions.split_off(row),
-            flags: self.flags.split_off(row),
-            sizes: self.sizes.split_off(row),
-            interfaces: self.interfaces.split_off(row),
-            sub_interfaces: self.sub_interfaces.split_off(row),
-            compartments: self.compartments.split_off(row),
-            queued: self.queued,
-        };
-        self.payload_offsets.truncate(row + 1);
-        rest
     }
 }
 

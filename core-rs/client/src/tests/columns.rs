@@ -46,36 +46,6 @@ fn columns_say_what_requests_do() {
 }
 
 #[test]
-fn a_batch_can_be_taken_apart() {
-    let (fake, session) = open();
-    for id in 1..=9 {
-        fake.hold(id, &vec![id as u8; id as usize]);
-    }
-    let whole = receive(&session, PayloadMode::Whole);
-    for row in [0, 1, 5, 9, 20] {
-        let mut first = whole.clone();
-        let rest = first.split_off(row);
-        let at = row.min(9);
-        assert_eq!((first.len(), rest.len()), (at, 9 - at));
-        for (index, id) in whole.ids.iter().enumerate() {
-            let (part, index) = if index < at {
-                (&first, index)
-            } else {
-                (&rest, index - at)
-            };
-            assert_eq!(part.ids[index], *id);
-            assert_eq!(
-                part.payload_of(index).unwrap(),
-                vec![*id as u8; *id as usize]
-            );
-        }
-        assert_eq!(rest.payload_offsets.first(), Some(&0));
-        assert_eq!(rest.payload_offsets.len(), rest.len() + 1);
-        assert_eq!(first.payload_offsets.len(), first.len() + 1);
-    }
-}
-
-#[test]
 fn four_thousand_requests_with_512_bytes_each_are_one_batch() {
     let (fake, session) = open();
     for id in 1..=4_096 {
