@@ -4,13 +4,14 @@
 
 Everything from packet to verdict is measured: packets are made up by the replay host
 (`synthetic:COUNT`), classified, held, asked about through the bytes of the extended interface,
-decided in Python, released and counted. On one core; figures are medians of several runs, ratios are
-to the first path, and the targets are those of the project. Run by `make bench`.
+decided in Python, released and counted. On one core; figures are medians of several runs, ratios
+are to the first path, and the targets are those of the project. Run by `make bench`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -20,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import portmaster_kext as pk
@@ -29,7 +29,8 @@ CAPACITIES = pk.Capacities(packets=16_384, packet_bytes=64 << 20)
 """So that batches of 4,096 are gathered."""
 
 
-class Way(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Way:
     """One way of asking."""
 
     name: str

@@ -246,8 +246,11 @@ impl Run for Mutex<Feed> {
         let mut feed: MutexGuard<'_, Feed> = self.lock();
         let mut gather = Gather::new(extension, wanted.most, feed.largest);
         let mut presented: u64 = 0;
-        let mut queued = 0;
-        // Whether the last packet waits with a flow that was asked about before.
+        // Counted along, as asking costs a lock for each packet; asked again before it counts.
+        let mut queued = extension.engine().queued_requests();
+        let mut raised = extension.host().raised();
+        // Whether the last packet is held without a request: it waits with a flow that was asked
+        // about before.
         let mut joined = false;
         loop {
             // Before any look at what may end this.
@@ -259,12 +262,10 @@ impl Run for Mutex<Feed> {
             if let Some(status) = stop() {
                 return Err(status);
             }
-            let before = queued;
-            queued = extension.engine().queued_requests();
-            if !extension.is_reading()
-                || queued >= gather.most()
-                || (queued > 0 && joined && queued <= before)
-            {
+            if joined || queued >= gather.most() {
+                queued = extension.engine().queued_requests();
+            }
+            if !extension.is_reading() || queued >= gather.most() || (joined && queued > 0) {
                 return Ok(Fed::Ready);
             }
             if !feed.read() {
@@ -294,11 +295,17 @@ impl Run for Mutex<Feed> {
                     let until = until.min(now + TICK);
                     MutexGuard::unlocked(&mut feed, || extension.host().sleep(wakes, until));
                     gather.look(extension);
+                    queued = extension.engine().queued_requests();
+                    raised = extension.host().raised();
                     continue;
                 }
             }
-            joined = feed.present(extension);
-            gather.presented(time, len, joined);
+            let held = feed.present(extension);
+            gather.presented(time, len, held);
+            let new = extension.host().raised().saturating_sub(raised);
+            joined = held && new == 0;
+            queued = queued.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
+            raised = raised.saturating_add(new);
             feed.largest = gather.largest();
             presented += 1;
             if !presented.is_multiple_of(CLOCK_STRIDE) {
@@ -307,8 +314,9 @@ impl Run for Mutex<Feed> {
             // Whoever wants a report need not wait for a verdict request.
             MutexGuard::bump(&mut feed);
             gather.look(extension);
+            queued = extension.engine().queued_requests();
             // Gathering has bounds of its own.
-            if wanted.is_over() && extension.engine().queued_requests() == 0 {
+            if wanted.is_over() && queued == 0 {
                 return Ok(Fed::Deadline);
             }
         }

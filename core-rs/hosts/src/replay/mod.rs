@@ -10,6 +10,7 @@
 //! In place of a capture it can present [`Synthetic`] packets.
 
 mod backend;
+mod buffer;
 mod error;
 mod feed;
 mod gather;
@@ -135,7 +136,7 @@ impl ReplayHost {
 
     fn start(source: Source, options: &ReplayOptions) -> Result<Self, ReplayError> {
         let feed = Feed::new(source, options.realtime);
-        let backend = Backend::new(options.output.as_deref())?;
+        let backend = Backend::new(options.output.as_deref(), options.realtime)?;
         let extension = Extension::try_new(backend, options.capacities, options.config)?;
         // Nobody else can have a device that was made just now.
         extension.open().map_err(ReplayError::Open)?;

@@ -398,7 +398,7 @@ fn a_shutdown_ends_a_read_that_waits() {
 
 #[test]
 fn a_wake_between_looking_and_sleeping_is_not_lost() {
-    let backend = super::Backend::new(None).unwrap();
+    let backend = super::Backend::new(None, true).unwrap();
     let started = Instant::now();
     let until = started + Duration::from_secs(20);
     let seen = backend.wakes();
