@@ -6,7 +6,7 @@ use kext_types::{
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
 
 use crate::errors;
 
@@ -33,7 +33,7 @@ pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
         broadcast: member(config, "broadcast", Special::from_number)?,
         multicast: member(config, "multicast", Special::from_number)?,
         fast_track: member(config, "fast_track", Special::from_number)?,
-        ask_each_packet: config.getattr("ask_each_packet")?.is_truthy()?,
+        ask_each_packet: field(config, "ask_each_packet")?.is_truthy()?,
         loop_limit: number(config, "loop_limit", "1 to 255")?,
         hold_limit_ms: number(config, "hold_limit_ms", "100 to 600000")?,
         flow_idle_ms: number(config, "flow_idle_ms", "1000 to 86400000")?,
@@ -94,7 +94,12 @@ pub(crate) fn write<'py>(py: Python<'py>, config: &Config) -> PyResult<Bound<'py
 
 /// A field that is a number; `range` is for the message.
 fn number<T: TryFrom<i128>>(config: &Bound<'_, PyAny>, field: &str, range: &str) -> PyResult<T> {
-    fit(&config.getattr(field)?, field, range)
+    fit(&self::field(config, field)?, field, range)
+}
+
+/// An attribute. Its name is interned: Python's cache of look-ups keeps each name that it meets.
+fn field<'py>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    value.getattr(PyString::intern(value.py(), name))
 }
 
 fn fit<T: TryFrom<i128>>(value: &Bound<'_, PyAny>, name: &str, range: &str) -> PyResult<T> {
@@ -115,12 +120,13 @@ fn member<T>(config: &Bound<'_, PyAny>, field: &str, of: fn(u8) -> Option<T>) ->
 }
 
 fn target(config: &Bound<'_, PyAny>, field: &str) -> PyResult<RedirectTarget> {
-    let target = config.getattr(field)?;
+    let target = self::field(config, field)?;
+    let packed = |name| self::field(&self::field(&target, name)?, "packed");
     Ok(RedirectTarget {
-        v4: Address::v4(target.getattr("v4")?.getattr("packed")?.extract()?),
-        v6: Address::v6(target.getattr("v6")?.getattr("packed")?.extract()?),
+        v4: Address::v4(packed("v4")?.extract()?),
+        v6: Address::v6(packed("v6")?.extract()?),
         port: fit(
-            &target.getattr("port")?,
+            &self::field(&target, "port")?,
             &format!("{field}.port"),
             "1 to 65535",
         )?,

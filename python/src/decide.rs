@@ -4,6 +4,7 @@ use kext_client::{Deferred, Numbers, Outcomes, Session};
 use kext_types::{Decision, Verdict};
 use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -103,7 +104,15 @@ fn read(verdicts: &Bound<'_, PyAny>, permanent: &Permanent<'_>, rows: usize) -> 
             Err(_) => Read::Each((0..rows).map(|row| signed(number, row)).collect()),
         });
     }
-    let array = as_array(verdicts)?;
+    let array = to_array(verdicts)?;
+    if array.ndim() == 0 {
+        // One value, and none of those that were looked for above.
+        return Err(errors::verdicts(format!(
+            "{} is no verdict: 2 to 6 are; nothing was decided",
+            verdicts.repr()?
+        )));
+    }
+    let array = one_dimension(array)?;
     if array.len() > 0 && !matches!(array.dtype().kind(), b'i' | b'u') {
         return Err(errors::verdicts(format!(
             "verdicts are numbers from 2 to 6, not {}",
@@ -150,29 +159,34 @@ fn same_length(what: &str, len: usize, rows: usize) -> PyResult<()> {
 }
 
 fn as_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    one_dimension(to_array(value)?)
+}
+
+fn to_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     static AS_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
     let as_array = AS_ARRAY.get_or_try_init(py, || -> PyResult<_> {
         Ok(py.import("numpy")?.getattr("asarray")?.unbind())
     })?;
-    let array = as_array
-        .bind(py)
-        .call1((value,))?
-        .cast_into::<PyUntypedArray>()?;
-    if array.ndim() == 1 {
-        return Ok(array);
+    Ok(as_array.bind(py).call1((value,))?.cast_into()?)
+}
+
+fn one_dimension(array: Bound<'_, PyUntypedArray>) -> PyResult<Bound<'_, PyUntypedArray>> {
+    match array.ndim() {
+        1 => Ok(array),
+        dimensions => Err(PyValueError::new_err(format!(
+            "an array of one dimension is needed, not of {dimensions}"
+        ))),
     }
-    let dimensions = array.ndim();
-    Err(PyValueError::new_err(format!(
-        "an array of one dimension is needed, not of {dimensions}"
-    )))
 }
 
 fn converted<'py, T: numpy::Element>(
     array: &Bound<'py, PyUntypedArray>,
     kind: &str,
 ) -> PyResult<Bound<'py, PyArray1<T>>> {
-    Ok(array.call_method1("astype", (kind,))?.cast_into()?)
+    Ok(array
+        .call_method1(intern!(array.py(), "astype"), (kind,))?
+        .cast_into()?)
 }
 
 fn copied<T: numpy::Element + Copy>(array: &Bound<'_, PyArray1<T>>) -> PyResult<Vec<T>> {

@@ -12,6 +12,7 @@ use kext_client::{
 use kext_types::Verdict;
 use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
@@ -107,7 +108,7 @@ fn parse(device: &Bound<'_, PyString>) -> PyResult<Device> {
     let parsed = device.to_string_lossy().parse();
     match parsed.map_err(|bad: BadDevice| raise(bad.into()))? {
         Device::Replay(_) => {
-            let file = device.call_method1("removeprefix", ("replay:",))?;
+            let file = device.call_method1(intern!(device.py(), "removeprefix"), ("replay:",))?;
             Ok(Device::Replay(file.extract()?))
         }
         other => Ok(other),
