@@ -231,7 +231,8 @@ class Flow:
         """The time of the first packet, in nanoseconds since 1970-01-01 00:00 UTC."""
     @property
     def last_seen(self) -> int:
-        """The time of the last packet, in nanoseconds since 1970-01-01 00:00 UTC."""
+        """The time of the last packet, ICMP errors about the flow left aside, in nanoseconds since
+        1970-01-01 00:00 UTC."""
 
 @final
 class FlowBatch:

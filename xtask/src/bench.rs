@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: the engine's operations measured one by one, then the replay path, from packet
-//! to verdict and back, and then the same from Python.
+//! `cargo xtask bench`: the engine's operations measured one by one, then rule policies, then the
+//! replay path, from packet to verdict and back, and then the same from Python.
 
 use crate::failure::Result;
 use crate::run::run as run_command;
@@ -13,7 +13,11 @@ const PYTHON: &str = "python/benches/paths.py";
 const FIGURES: &str = "target/bench/python.json";
 
 pub(crate) fn run(workspace: &Workspace, _: &[String]) -> Result<()> {
-    for (package, bench) in [("kext-engine", "engine"), ("kext-hosts", "replay")] {
+    for (package, bench) in [
+        ("kext-engine", "engine"),
+        ("kext-rules", "rules"),
+        ("kext-hosts", "replay"),
+    ] {
         let mut cargo = workspace.cargo();
         run_command(cargo.args(["bench", "--package", package, "--bench", bench]))?;
     }

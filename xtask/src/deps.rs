@@ -36,7 +36,7 @@ pub(crate) const NO_STD: &[Layer] = &[
     Layer {
         name: "kext-packet",
         ours: &["kext-types"],
-        theirs: &[],
+        theirs: &["zerocopy"],
     },
     Layer {
         name: "kext-sync",
@@ -87,9 +87,15 @@ const STD: &[Layer] = &[
         theirs: &["ipnet", "parking_lot", "thiserror"],
     },
     Layer {
+        // Not kext-client: rules are about requests in columns, whoever received them.
+        name: "kext-rules",
+        ours: &["kext-types"],
+        theirs: &["ipnet", "thiserror", "toml"],
+    },
+    Layer {
         // Not kext-wire: the Python half must not be able to parse the protocol itself.
         name: "portmaster-kext-native",
-        ours: &["kext-types", "kext-client"],
+        ours: &["kext-types", "kext-client", "kext-rules"],
         theirs: &[
             "arrow-array",
             "arrow-buffer",

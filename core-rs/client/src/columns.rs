@@ -39,8 +39,8 @@ impl KeyColumns {
     }
 
     fn push(&mut self, flow: &FlowKey) {
-        self.local_addresses.push(*flow.local.bytes());
-        self.remote_addresses.push(*flow.remote.bytes());
+        self.local_addresses.push(flow.local.bytes());
+        self.remote_addresses.push(flow.remote.bytes());
         self.local_ports.push(flow.local_port);
         self.remote_ports.push(flow.remote_port);
         self.versions.push(flow.version.number());

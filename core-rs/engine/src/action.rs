@@ -1,7 +1,7 @@
 //! What is to be done with a packet, and under which reason it then ends.
 
 use kext_packet::Rewrite;
-use kext_types::{Policy, Reason, RequestInfo, Verdict};
+use kext_types::{Direction, FlowKey, Policy, Reason, RequestInfo, Verdict};
 
 use crate::counters::Obligation;
 use crate::redirect::{self, Translation, WayBack};
@@ -97,31 +97,31 @@ impl Met {
     }
 }
 
-impl Fate {
-    /// What becomes of any packet of the flow, if that is the same for all.
-    #[inline]
-    pub(crate) fn plain_action(&self, met: Met) -> Option<Action> {
-        match self {
-            Self::Verdict(Verdict::Accept, _) => Some(Action::Permit(
-                met.choose(Reason::PermittedCache, Reason::PermittedVerdict),
-            )),
-            Self::Verdict(Verdict::Block, _) => Some(Action::Block(
-                met.choose(Reason::BlockedCache, Reason::BlockedVerdict),
-            )),
-            Self::Verdict(Verdict::Drop, _) => Some(Action::Drop(
-                met.choose(Reason::DroppedCache, Reason::DroppedVerdict),
-            )),
-            _ => None,
-        }
+/// What a verdict does with any packet, if that is the same for all.
+#[inline]
+pub(crate) fn of_plain(verdict: Verdict, met: Met) -> Option<Action> {
+    match verdict {
+        Verdict::Accept => Some(Action::Permit(
+            met.choose(Reason::PermittedCache, Reason::PermittedVerdict),
+        )),
+        Verdict::Block => Some(Action::Block(
+            met.choose(Reason::BlockedCache, Reason::BlockedVerdict),
+        )),
+        Verdict::Drop => Some(Action::Drop(
+            met.choose(Reason::DroppedCache, Reason::DroppedVerdict),
+        )),
+        Verdict::RedirectDns | Verdict::RedirectTunnel => None,
     }
+}
 
-    /// What becomes of one packet of the flow.
-    pub(crate) fn action(&self, packet: &RequestInfo, met: Met) -> Action {
-        if let Some(action) = self.plain_action(met) {
+impl Fate {
+    /// What becomes of one packet of the flow that goes this way.
+    pub(crate) fn action(&self, flow: &FlowKey, direction: Direction, met: Met) -> Action {
+        if let Self::Verdict(verdict, _) = self
+            && let Some(action) = of_plain(*verdict, met)
+        {
             return action;
         }
-        let flow = &packet.flow;
-        let direction = packet.arrival.direction;
         match self {
             Self::Verdict(_, None) => Action::Drop(if redirect::is_possible(flow) {
                 Reason::DroppedRedirectFull

@@ -3,14 +3,15 @@
 use kext_packet::Headers;
 use kext_sync::atomic::Ordering;
 use kext_sync::{Guard, RawLock};
-use kext_types::{Arrival, FlowKey, FragmentPolicy, Reason, RequestInfo, Timestamp};
+use kext_types::{Arrival, Direction, FlowKey, FragmentPolicy, Reason, Timestamp, Verdict};
 
+use crate::Engine;
 use crate::action::{self, Action, Fate, Met, Settled};
-use crate::counters::{Obligation, Stripe};
+use crate::counters::{Lane, Obligation, Tally};
 use crate::fragments::{EARLY_FRAGMENTS, FragmentTable, Later, Origin};
-use crate::packet_cache::{Hold, PacketCache};
+use crate::packet_cache::{Hold, PacketsGuard};
 use crate::settings::Policies;
-use crate::{Engine, PLACEHOLDER};
+use crate::verdict_cache::Hit;
 
 /// What classifying a packet came to.
 pub enum Classified<'a> {
@@ -60,9 +61,49 @@ enum Joined<'a, R: RawLock> {
     Cached(Action),
     /// The flow waits for its verdict, and what came of the attempt to wait with it. Until it is
     /// counted as held, nobody may let it go.
-    Pending(Hold, Guard<'a, R, PacketCache>),
+    Pending(Hold, PacketsGuard<'a, R>),
     /// Nothing is known of the flow.
     UnknownFlow,
+}
+
+/// A packet whose headers were walked.
+pub(crate) struct Presented<'a> {
+    /// Without what the link layer added behind it.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) headers: Headers,
+    pub(crate) arrival: &'a Arrival,
+    pub(crate) now: Timestamp,
+    pub(crate) policies: Policies,
+    pub(crate) counters: Tally<'a>,
+}
+
+impl Presented<'_> {
+    fn settle(self, obligation: Obligation<'_>, action: Action) -> Classified<'_> {
+        settle(obligation, action, Some(self.headers))
+    }
+
+    /// What came of a packet that was to be held.
+    fn after_hold(self, hold: Hold, obligation: Obligation<'_>) -> Classified<'_> {
+        match hold {
+            Hold::Held { request_raised } => {
+                obligation.hold();
+                Classified::Held { request_raised }
+            }
+            Hold::Refused(reason) => self.settle(obligation, Action::Drop(reason)),
+            Hold::NoReader => {
+                let action = Action::of_policy(self.policies.no_reader(), &action::NO_READER);
+                self.settle(obligation, action)
+            }
+        }
+    }
+}
+
+#[inline]
+fn settle(obligation: Obligation<'_>, action: Action, headers: Option<Headers>) -> Classified<'_> {
+    Classified::Settled {
+        settled: Settled { obligation, action },
+        headers,
+    }
 }
 
 impl<R: RawLock> Engine<R> {
@@ -77,20 +118,20 @@ impl<R: RawLock> Engine<R> {
         arrival: &Arrival,
         now: Timestamp,
     ) -> Classified<'_> {
-        self.classify_on(0, bytes, on_wire, arrival, now)
+        let obligation = self.counters.shared().present();
+        self.classify_counted(obligation, bytes, on_wire, arrival, now, false)
     }
 
-    /// The same, counted apart for each `processor`, so that processors do not slow each other down.
-    /// Any number is good, and a wrong one costs time only.
-    pub fn classify_on(
-        &self,
-        processor: usize,
+    /// The same, counted in a [lane](Engine::lane).
+    pub fn classify_on<'a>(
+        &'a self,
+        lane: &'a Lane<'_>,
         bytes: &[u8],
         on_wire: usize,
         arrival: &Arrival,
         now: Timestamp,
-    ) -> Classified<'_> {
-        let obligation = self.counters.on(processor).present();
+    ) -> Classified<'a> {
+        let obligation = lane.tally().present();
         self.classify_counted(obligation, bytes, on_wire, arrival, now, false)
     }
 
@@ -118,12 +159,8 @@ impl<R: RawLock> Engine<R> {
         now: Timestamp,
         again: bool,
     ) -> Classified<'a> {
-        let counters = obligation.stripe();
+        let counters = obligation.tally();
         let policies = self.settings.policies();
-        let settle = |obligation, action, headers| Classified::Settled {
-            settled: Settled { obligation, action },
-            headers,
-        };
         if arrival.passes > policies.loop_limit() {
             return settle(obligation, Action::Drop(Reason::DroppedLoopGuard), None);
         }
@@ -142,14 +179,56 @@ impl<R: RawLock> Engine<R> {
                 return settle(obligation, action, None);
             }
         };
-        // Link-layer padding behind the packet is no part of it.
-        let bytes = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
-        let origin = if headers.fragment.is_none() {
-            Origin::of(&headers, arrival.direction)
+        // What most packets are: whole, and of a cached flow whose verdict needs no more of them.
+        let origin = Origin::of(&headers, arrival.direction);
+        let known = if headers.fragment.is_none()
+            && !headers.is_icmp_error()
+            && !(origin.infrastructure && policies.permits_infrastructure())
+        {
+            let hash = self.hasher.hash(&origin.flow);
+            let hit = self.hit(hash, &origin.flow, arrival, &headers, now, counters);
+            if let Some(Hit::Plain(verdict)) = hit
+                && let Some(action) = action::of_plain(verdict, Met::Cached)
+            {
+                let headers = (verdict == Verdict::Block).then_some(headers);
+                return settle(obligation, action, headers);
+            }
+            Some((hash, hit.map(Hit::fate)))
         } else {
-            match self.origin_of(&headers, bytes, arrival, policies, now, again) {
+            None
+        };
+        let presented = Presented {
+            // Link-layer padding behind the packet is no part of it.
+            bytes: bytes.get(..headers.total_len as usize).unwrap_or(bytes),
+            headers,
+            arrival,
+            now,
+            policies,
+            counters,
+        };
+        match known {
+            Some((hash, fate)) => {
+                self.classify_flow(obligation, presented, origin.flow, hash, fate)
+            }
+            None => self.classify_special(obligation, presented, origin, again),
+        }
+    }
+
+    /// Decides what happens to a fragment, an ICMP error or infrastructure.
+    #[cold]
+    fn classify_special<'a>(
+        &'a self,
+        obligation: Obligation<'a>,
+        packet: Presented<'_>,
+        origin: Origin,
+        again: bool,
+    ) -> Classified<'a> {
+        let origin = if packet.headers.fragment.is_none() {
+            origin
+        } else {
+            match self.origin_of(&packet, origin, again) {
                 Belonging::To(origin) => origin,
-                Belonging::Ends(action) => return settle(obligation, action, Some(headers)),
+                Belonging::Ends(action) => return packet.settle(obligation, action),
                 // RFC 5722 §4, RFC 8200 §4.5: nobody is told.
                 Belonging::Overlaps => {
                     return settle(obligation, Action::Block(Reason::BlockedFragment), None);
@@ -162,137 +241,92 @@ impl<R: RawLock> Engine<R> {
                 }
             }
         };
-        if policies.permits_infrastructure() && origin.infrastructure {
-            let action = Action::Permit(Reason::PermittedInfrastructure);
-            return settle(obligation, action, Some(headers));
+        if packet.policies.permits_infrastructure() && origin.infrastructure {
+            return packet.settle(obligation, Action::Permit(Reason::PermittedInfrastructure));
         }
         // The rule of the flow that an ICMP error is about comes before one for its own two ends.
-        if headers.is_icmp_error() {
-            match self.join(&headers, bytes, arrival, policies, now, counters) {
-                Joined::Cached(action) => return settle(obligation, action, Some(headers)),
-                Joined::Pending(hold, _packets) => {
-                    return Self::after_hold(hold, obligation, headers, policies);
-                }
+        if packet.headers.is_icmp_error() {
+            match self.join(&packet) {
+                Joined::Cached(action) => return packet.settle(obligation, action),
+                Joined::Pending(hold, _packets) => return packet.after_hold(hold, obligation),
                 Joined::UnknownFlow => {}
             }
         }
-        let flow = &origin.flow;
-        let hash = self.hasher.hash(flow);
-        let hit = self.hit(hash, flow, arrival, &headers, now, counters);
-        // What most packets are: nothing beyond their key is needed, nor copied.
-        if let Some(action) = hit.and_then(|fate| fate.plain_action(Met::Cached)) {
-            return settle(obligation, action, Some(headers));
-        }
-        let packet = RequestInfo {
-            id: PLACEHOLDER,
-            time: now,
-            flow: *flow,
-            arrival: *arrival,
-            size: headers.total_len,
-            held_len: bytes.len() as u32,
-        };
-        if let Some(fate) = hit {
-            let action = self.cached_action(hash, &fate, &packet);
-            return settle(obligation, action, Some(headers));
-        }
-        if let Some(reason) = self.permitted_unasked(&headers, flow, policies) {
-            return settle(obligation, Action::Permit(reason), Some(headers));
-        }
-        let mut packets = self.packets.lock();
-        // The verdict may have come since the look-up above; from here on it cannot.
-        if let Some(fate) = self.hit(hash, flow, arrival, &headers, now, counters) {
-            drop(packets);
-            let action = self.cached_action(hash, &fate, &packet);
-            return settle(obligation, action, Some(headers));
-        }
-        let hold = packets.hold(
-            hash,
-            &packet,
-            &headers,
-            bytes,
-            policies.asks_each_packet(),
-            counters,
-        );
-        // Still under the lock, so that nobody lets it go before it is counted as held.
-        Self::after_hold(hold, obligation, headers, policies)
+        let hash = self.hasher.hash(&origin.flow);
+        let fate = self.hit_by(&packet, hash, &origin.flow);
+        self.classify_flow(obligation, packet, origin.flow, hash, fate)
     }
 
-    /// What came of a packet that was to be held.
-    fn after_hold(
-        hold: Hold,
-        obligation: Obligation<'_>,
-        headers: Headers,
-        policies: Policies,
-    ) -> Classified<'_> {
-        let action = match hold {
-            Hold::Held { request_raised } => {
-                obligation.hold();
-                return Classified::Held { request_raised };
-            }
-            Hold::Refused(reason) => Action::Drop(reason),
-            Hold::NoReader => Action::of_policy(policies.no_reader(), &action::NO_READER),
-        };
-        Classified::Settled {
-            settled: Settled { obligation, action },
-            headers: Some(headers),
+    /// Decides what happens to a packet of a flow, whose fate is known or not.
+    ///
+    /// Takes the flow by value, so that the caller need not have it in memory for packets that do not
+    /// come here.
+    #[inline(never)]
+    fn classify_flow<'a>(
+        &'a self,
+        obligation: Obligation<'a>,
+        packet: Presented<'_>,
+        flow: FlowKey,
+        hash: u64,
+        fate: Option<Fate>,
+    ) -> Classified<'a> {
+        let flow = &flow;
+        if let Some(fate) = fate {
+            let action = self.cached_action(&packet, hash, flow, &fate);
+            return packet.settle(obligation, action);
         }
+        if let Some(reason) = self.permitted_unasked(&packet, flow) {
+            return packet.settle(obligation, Action::Permit(reason));
+        }
+        let mut packets = self.packets.lock();
+        // The verdict may have come since the look-up before; from here on it cannot.
+        if let Some(fate) = self.hit_by(&packet, hash, flow) {
+            drop(packets);
+            let action = self.cached_action(&packet, hash, flow, &fate);
+            return packet.settle(obligation, action);
+        }
+        let hold = packets.hold(hash, flow, &packet);
+        // Still under the lock, so that nobody lets it go before it is counted as held.
+        packet.after_hold(hold, obligation)
     }
 
     /// Lets an ICMP error go the way of the flow that it is about, if that is cached or waits for its
     /// verdict. About a flow that is neither, nobody is asked by this: whoever can send us an error
     /// could have a verdict given for a flow that has not begun.
-    #[cold]
-    fn join(
-        &self,
-        headers: &Headers,
-        bytes: &[u8],
-        arrival: &Arrival,
-        policies: Policies,
-        now: Timestamp,
-        counters: Stripe<'_>,
-    ) -> Joined<'_, R> {
-        let Some(flow) = headers.quoted_flow(bytes, arrival.direction) else {
+    fn join(&self, packet: &Presented<'_>) -> Joined<'_, R> {
+        let direction = packet.arrival.direction;
+        let Some(flow) = packet.headers.quoted_flow(packet.bytes, direction) else {
             return Joined::UnknownFlow;
         };
-        let about = RequestInfo {
-            id: PLACEHOLDER,
-            time: now,
-            flow,
-            arrival: *arrival,
-            size: headers.total_len,
-            held_len: bytes.len() as u32,
-        };
         let hash = self.hasher.hash(&flow);
-        if let Some(fate) = self.hit(hash, &flow, arrival, headers, now, counters) {
-            return Joined::Cached(self.cached_action(hash, &fate, &about));
+        if let Some(fate) = self.flows.hit_by_error(hash, &flow, &self.settings, packet) {
+            return Joined::Cached(self.cached_action(packet, hash, &flow, &fate));
         }
         let mut packets = self.packets.lock();
         // As for other packets: the verdict may have come since.
-        if let Some(fate) = self.hit(hash, &flow, arrival, headers, now, counters) {
+        if let Some(fate) = self.flows.hit_by_error(hash, &flow, &self.settings, packet) {
             drop(packets);
-            return Joined::Cached(self.cached_action(hash, &fate, &about));
+            return Joined::Cached(self.cached_action(packet, hash, &flow, &fate));
         }
         if !packets.is_pending(hash, &flow) {
             return Joined::UnknownFlow;
         }
-        let ask_each = policies.asks_each_packet();
-        let hold = packets.hold(hash, &about, headers, bytes, ask_each, counters);
+        let hold = packets.hold(hash, &flow, packet);
         Joined::Pending(hold, packets)
     }
 
-    /// The flow that a packet belongs to, and whether it is infrastructure: as its first fragment, if
+    /// The flow that a fragment belongs to, and whether it is infrastructure: as its first fragment, if
     /// it is a later one. `again` says that it waited for that.
-    fn origin_of(
-        &self,
-        headers: &Headers,
-        bytes: &[u8],
-        arrival: &Arrival,
-        policies: Policies,
-        now: Timestamp,
-        again: bool,
-    ) -> Belonging<'_, R> {
-        let direction = arrival.direction;
-        let origin = Origin::of(headers, direction);
+    fn origin_of(&self, packet: &Presented<'_>, origin: Origin, again: bool) -> Belonging<'_, R> {
+        let Presented {
+            bytes,
+            headers,
+            arrival,
+            now,
+            policies,
+            ..
+        } = packet;
+        let (direction, now) = (arrival.direction, *now);
         let Some(fragment) = &headers.fragment else {
             return Belonging::To(origin);
         };
@@ -332,7 +366,7 @@ impl<R: RawLock> Engine<R> {
                 // Bound: EARLY_FRAGMENTS.
                 for _ in 0..gone {
                     self.counters
-                        .on(0)
+                        .shared()
                         .unhold()
                         .end(Reason::DroppedFragmentOrphan);
                 }
@@ -345,25 +379,28 @@ impl<R: RawLock> Engine<R> {
         }
     }
 
-    /// Whether fragments that came before their first one may go on, now that it has come. The packet
-    /// that was classified last then goes first, at once, and [`Engine::next_early`] gives the others.
+    /// Whether fragments that came before their first one may go on, now that it has come. Who
+    /// presented it lets it go at once, and then takes the others by [`Engine::next_early`].
     pub fn has_early(&self) -> bool {
         self.early_ready.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes the next fragment that may go on, for [`Engine::classify_early`]. `allocate` runs under
-    /// a lock of the engine: it must not wait, and must not call the engine.
+    /// Takes the next fragment that may go on behind the `first` one, which went this way, for
+    /// [`Engine::classify_early`]. `allocate` runs under a lock of the engine: it must not wait, and
+    /// must not call the engine.
     pub fn next_early<B: AsMut<[u8]>>(
         &self,
+        first: &Headers,
+        direction: Direction,
         allocate: impl FnOnce(usize) -> Option<B>,
     ) -> Option<EarlyFragment<'_, B>> {
         let mut table = self.fragments.lock();
-        let taken = table.take_ready(allocate);
+        let taken = table.take_ready(&self.hasher, first, direction, allocate);
         self.early_ready
             .store(table.count_ready(), Ordering::Relaxed);
         drop(table);
         taken.map(|(early, buffer)| EarlyFragment {
-            obligation: self.counters.on(0).unhold(),
+            obligation: self.counters.shared().unhold(),
             arrival: early.arrival,
             on_wire: early.on_wire,
             buffer,
@@ -384,13 +421,13 @@ impl<R: RawLock> Engine<R> {
                 return;
             }
             self.counters
-                .on(0)
+                .shared()
                 .unhold()
                 .end(Reason::DroppedFragmentOrphan);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn hit(
         &self,
         hash: u64,
@@ -398,42 +435,58 @@ impl<R: RawLock> Engine<R> {
         arrival: &Arrival,
         headers: &Headers,
         now: Timestamp,
-        counters: Stripe<'_>,
-    ) -> Option<Fate> {
+        counters: Tally<'_>,
+    ) -> Option<Hit> {
         let found = self.flows.live(hash, flow, &self.settings, now, counters)?;
         found.hit(arrival, headers, now)
+    }
+
+    /// The same where it need not be fast.
+    fn hit_by(&self, packet: &Presented<'_>, hash: u64, flow: &FlowKey) -> Option<Fate> {
+        let Presented {
+            headers,
+            arrival,
+            now,
+            counters,
+            ..
+        } = packet;
+        self.hit(hash, flow, arrival, headers, *now, *counters)
+            .map(Hit::fate)
     }
 
     /// What a cached fate does with a packet. On the way there a redirected packet makes sure that
     /// its answers find the way back, which may have been evicted. If they have become another
     /// flow's meanwhile, the redirected flow moves to another source port.
-    fn cached_action(&self, hash: u64, fate: &Fate, packet: &RequestInfo) -> Action {
+    fn cached_action(
+        &self,
+        packet: &Presented<'_>,
+        hash: u64,
+        flow: &FlowKey,
+        fate: &Fate,
+    ) -> Action {
+        let direction = packet.arrival.direction;
         if let Fate::Verdict(verdict, Some(translation)) = fate
-            && translation.applies_to(packet.arrival.direction)
-            && !self.claim(translation, *verdict, &packet.flow, packet.time)
+            && translation.applies_to(direction)
+            && !self.claim(translation, *verdict, flow, packet.now)
         {
-            let moved = self.fate(*verdict, packet, packet.time);
+            let moved = self.fate(*verdict, flow, direction, packet.now);
             // One that found no port now may find one for its next packet.
             if matches!(moved, Fate::Verdict(_, Some(_))) {
-                self.flows.exchange(hash, &packet.flow, fate, moved);
+                self.flows.exchange(hash, flow, fate, moved);
             }
-            return moved.action(packet, Met::Cached);
+            return moved.action(flow, direction, Met::Cached);
         }
-        fate.action(packet, Met::Cached)
+        fate.action(flow, direction, Met::Cached)
     }
 
     /// Why a packet of an unknown flow is permitted without a question, if it is.
-    fn permitted_unasked(
-        &self,
-        headers: &Headers,
-        flow: &FlowKey,
-        policies: Policies,
-    ) -> Option<Reason> {
+    fn permitted_unasked(&self, packet: &Presented<'_>, flow: &FlowKey) -> Option<Reason> {
         let Headers {
             version,
             destination,
             ..
-        } = headers;
+        } = &packet.headers;
+        let policies = packet.policies;
         if policies.permits_broadcast() && destination.is_broadcast(*version) {
             Some(Reason::PermittedBroadcast)
         } else if policies.permits_multicast() && destination.is_multicast(*version) {

@@ -4,7 +4,10 @@
 //! Letting it go without a word counts the packet as forgotten, so that the balance holds whatever
 //! the code around it does.
 
-use kext_sync::atomic::{AtomicU64, Ordering};
+use core::cell::Cell;
+use core::marker::PhantomData;
+
+use kext_sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use kext_types::{Disposition, Event, Reason};
 
 use crate::memory::{OutOfMemory, Vec, filled};
@@ -38,18 +41,23 @@ const _: () = {
     }
 };
 
-/// Processors that count apart; a power of two. Those beyond share.
-const STRIPES: usize = 32;
+/// Lanes that count apart; those beyond share.
+const LANES: usize = 64;
 
 /// Every counter of the engine.
 ///
-/// Each processor counts in a stripe of its own, or every packet would move cache lines between
-/// them. A counter is the sum of its stripes.
+/// Each [`Lane`] counts in a stripe of its own: else every packet would move cache lines between
+/// processors, and cost two locked instructions. A counter is the sum of its stripes.
 pub struct Counters {
-    /// STRIPES of them.
-    stripes: Vec<Counts>,
-    /// Never counted in; there so that counting cannot fail.
-    spare: Counts,
+    /// LANES of them.
+    lanes: Vec<Stripe>,
+    /// For everything that has no lane.
+    shared: Counts,
+}
+
+struct Stripe {
+    counts: Counts,
+    taken: AtomicU8,
 }
 
 #[repr(align(128))]
@@ -58,9 +66,24 @@ struct Counts {
     events: [AtomicU64; Event::ALL.len()],
 }
 
-/// The counters, as one processor counts.
+/// A place to count by one thread at a time, which needs no locked instruction for it.
+///
+/// A host keeps one for each processor or thread that presents packets. It can go from thread to
+/// thread, but not be used by two at once.
+pub struct Lane<'a> {
+    tally: Tally<'a>,
+    taken: Option<&'a AtomicU8>,
+}
+
+/// Where one thread counts, and how.
 #[derive(Clone, Copy)]
-pub(crate) struct Stripe<'a>(&'a Counts);
+pub(crate) struct Tally<'a> {
+    counts: &'a Counts,
+    /// Whether nobody else counts there meanwhile.
+    alone: bool,
+    /// What counts alone must not be used by two threads: a shared cell forbids it.
+    one_thread: PhantomData<&'a Cell<()>>,
+}
 
 /// The sums of the counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,8 +115,11 @@ impl Counts {
 impl Counters {
     pub(crate) fn try_new() -> Result<Self, OutOfMemory> {
         Ok(Self {
-            stripes: filled("counters", STRIPES, Counts::new)?,
-            spare: Counts::new(),
+            lanes: filled("counters", LANES, || Stripe {
+                counts: Counts::new(),
+                taken: AtomicU8::new(0),
+            })?,
+            shared: Counts::new(),
         })
     }
 
@@ -107,21 +133,42 @@ impl Counters {
         self.sum(|counts| counts.events.get(event_slot(event)))
     }
 
-    /// Wraps, as a packet may be held on one processor and let go on another. If that happens between
+    /// Wraps, as a packet may be held in one lane and let go in another. If that happens between
     /// the reading of the two, the sum is below zero, and told as zero.
     fn sum(&self, of: impl Fn(&Counts) -> Option<&AtomicU64>) -> u64 {
-        // Bound: STRIPES.
-        let sum = self
-            .stripes
-            .iter()
+        let lanes = self.lanes.iter().map(|lane| &lane.counts);
+        // Bound: LANES and one.
+        let sum = lanes
+            .chain([&self.shared])
             .filter_map(|counts| Some(of(counts)?.load(Ordering::Relaxed)))
             .fold(0, u64::wrapping_add);
         sum.cast_signed().max(0).cast_unsigned()
     }
 
-    /// The stripe of a processor.
-    pub(crate) fn on(&self, processor: usize) -> Stripe<'_> {
-        Stripe(self.stripes.get(processor % STRIPES).unwrap_or(&self.spare))
+    /// The lane of this number, if nobody has it; else one that counts with everybody.
+    pub(crate) fn lane(&self, number: usize) -> Lane<'_> {
+        let free = self.lanes.get(number % LANES).filter(|lane| {
+            // What its last owner counted is to be seen by the next.
+            lane.taken.swap(1, Ordering::Acquire) == 0
+        });
+        match free {
+            Some(lane) => Lane {
+                tally: Tally {
+                    alone: true,
+                    ..Tally::shared(&lane.counts)
+                },
+                taken: Some(&lane.taken),
+            },
+            None => Lane {
+                tally: self.shared(),
+                taken: None,
+            },
+        }
+    }
+
+    /// Counts with everybody.
+    pub(crate) fn shared(&self) -> Tally<'_> {
+        Tally::shared(&self.shared)
     }
 
     /// The sums; exact at a quiet moment.
@@ -142,75 +189,108 @@ impl Counters {
 
     /// Counts one event.
     pub fn count(&self, event: Event) {
-        self.on(0).count(event);
+        self.shared().count(event);
     }
 }
 
-impl<'a> Stripe<'a> {
-    /// Counts one event.
-    pub(crate) fn count(self, event: Event) {
-        if let Some(counter) = self.0.events.get(event_slot(event)) {
-            counter.fetch_add(1, Ordering::Relaxed);
+impl Lane<'_> {
+    pub(crate) fn tally(&self) -> Tally<'_> {
+        self.tally
+    }
+}
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        if let Some(taken) = self.taken {
+            taken.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl<'a> Tally<'a> {
+    const fn shared(counts: &'a Counts) -> Self {
+        Self {
+            counts,
+            alone: false,
+            one_thread: PhantomData,
         }
     }
 
+    #[inline]
+    fn add(self, counter: Option<&AtomicU64>, by: u64) {
+        let Some(counter) = counter else {
+            return;
+        };
+        if self.alone {
+            let value = counter.load(Ordering::Relaxed).wrapping_add(by);
+            counter.store(value, Ordering::Relaxed);
+        } else {
+            counter.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts one event.
+    #[inline]
+    pub(crate) fn count(self, event: Event) {
+        self.add(self.counts.events.get(event_slot(event)), 1);
+    }
+
     /// A packet is presented.
+    #[inline]
     pub(crate) fn present(self) -> Obligation<'a> {
         self.count(Event::Seen);
         Obligation {
-            counters: self,
+            tally: self,
             open: true,
         }
     }
 
     /// A held packet leaves the packet cache.
     pub(crate) fn unhold(self) -> Obligation<'a> {
-        if let Some(counter) = self.0.events.get(event_slot(Event::Held)) {
-            counter.fetch_sub(1, Ordering::Relaxed);
-        }
+        let held = self.counts.events.get(event_slot(Event::Held));
+        self.add(held, 1_u64.wrapping_neg());
         Obligation {
-            counters: self,
+            tally: self,
             open: true,
         }
     }
 
+    #[inline]
     fn end(self, reason: Reason) {
-        if let Some(counter) = self.0.reasons.get(reason_slot(reason)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+        self.add(self.counts.reasons.get(reason_slot(reason)), 1);
     }
 }
 
 /// The duty to say, exactly once, how a packet ended.
 #[must_use = "a packet that nobody settles is counted as forgotten"]
 pub struct Obligation<'a> {
-    counters: Stripe<'a>,
+    tally: Tally<'a>,
     open: bool,
 }
 
 impl<'a> Obligation<'a> {
     /// Where the packet is counted.
-    pub(crate) fn stripe(&self) -> Stripe<'a> {
-        self.counters
+    pub(crate) fn tally(&self) -> Tally<'a> {
+        self.tally
     }
 
     /// The packet ended for this reason.
     pub fn end(mut self, reason: Reason) {
         self.open = false;
-        self.counters.end(reason);
+        self.tally.end(reason);
     }
 
     /// The packet went into the packet cache, which now owes its end.
     pub(crate) fn hold(mut self) {
         self.open = false;
-        self.counters.count(Event::Held);
+        self.tally.count(Event::Held);
     }
 }
 
 impl Drop for Obligation<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.counters.end(Reason::DroppedUnsettled);
+            self.tally.end(Reason::DroppedUnsettled);
         }
     }
 }
@@ -223,7 +303,7 @@ mod tests {
     fn every_reason_and_event_has_a_counter_of_its_own() {
         let counters = Counters::try_new().unwrap();
         for reason in Reason::ALL {
-            counters.on(0).present().end(reason);
+            counters.shared().present().end(reason);
         }
         for reason in Reason::ALL {
             assert_eq!(counters.reason(reason), 1, "{reason:?}");
@@ -234,16 +314,35 @@ mod tests {
     #[test]
     fn a_forgotten_packet_is_counted() {
         let counters = Counters::try_new().unwrap();
-        drop(counters.on(0).present());
+        drop(counters.shared().present());
         assert_eq!(counters.reason(Reason::DroppedUnsettled), 1);
         assert!(counters.totals().balanced());
+    }
+
+    #[test]
+    fn a_lane_is_one_owners_and_free_after_it() {
+        let counters = Counters::try_new().unwrap();
+        let first = counters.lane(3);
+        let second = counters.lane(3 + LANES);
+        assert!(first.tally().alone && !second.tally().alone);
+        for lane in [&first, &second] {
+            lane.tally().present().end(Reason::PermittedCache);
+        }
+        drop(first);
+        assert!(counters.lane(3).tally().alone);
+        assert_eq!(counters.reason(Reason::PermittedCache), 2);
+        assert_eq!(counters.totals().seen, 2);
     }
 
     #[test]
     fn a_hold_seen_after_its_end_is_no_number_of_packets() {
         let counters = Counters::try_new().unwrap();
         // What a reader sees that passed the first stripe before the packet was held there.
-        counters.on(1).unhold().end(Reason::PermittedVerdict);
+        counters
+            .lane(1)
+            .tally()
+            .unhold()
+            .end(Reason::PermittedVerdict);
         assert_eq!(counters.event(Event::Held), 0);
         assert!(!counters.totals().balanced());
     }
@@ -251,10 +350,14 @@ mod tests {
     #[test]
     fn a_held_packet_balances_before_and_after_its_end() {
         let counters = Counters::try_new().unwrap();
-        counters.on(0).present().hold();
+        counters.shared().present().hold();
         assert_eq!(counters.totals().held, 1);
         assert!(counters.totals().balanced());
-        counters.on(1).unhold().end(Reason::PermittedVerdict);
+        counters
+            .lane(1)
+            .tally()
+            .unhold()
+            .end(Reason::PermittedVerdict);
         assert_eq!(counters.totals().held, 0);
         assert!(counters.totals().balanced());
     }

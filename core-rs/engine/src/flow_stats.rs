@@ -15,15 +15,20 @@ pub(crate) struct FlowStats {
     pub(crate) first_seen: Timestamp,
     pub(crate) process_id: Option<ProcessId>,
     closing: u8,
+    /// Which way its first packet went.
+    pub(crate) opened: Direction,
 }
 
+/// What opens or closes a connection.
+const CONNECTION: TcpFlags = TcpFlags::SYN.with(TcpFlags::FIN).with(TcpFlags::RST);
 const FIN_OUTBOUND: u8 = 1;
 const FIN_INBOUND: u8 = 2;
 const BOTH_FINS: u8 = FIN_OUTBOUND | FIN_INBOUND;
 const RESET: u8 = 4;
 
 impl FlowStats {
-    pub(crate) const fn new(now: Timestamp) -> Self {
+    /// Of a flow whose first packet, not counted yet, goes this way.
+    pub(crate) const fn new(now: Timestamp, opened: Direction) -> Self {
         Self {
             process_id: None,
             traffic: [Traffic {
@@ -33,34 +38,49 @@ impl FlowStats {
             first_seen: now,
             last_seen: now,
             closing: 0,
+            opened,
         }
     }
 
     /// Adds a packet of the flow.
+    #[inline(always)]
     pub(crate) fn add(&mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) {
-        let direction = arrival.direction;
+        self.add_traffic(arrival, headers);
+        self.process_id = arrival.process_id.or(self.process_id);
+        self.last_seen = self.last_seen.max(now);
+        if let TransportInfo::Tcp(segment) = &headers.transport_info
+            && segment.flags.any(CONNECTION)
+        {
+            self.open_or_close(segment.flags, arrival.direction);
+        }
+    }
+
+    /// Adds an ICMP error about the flow. That is no sign that the flow goes on, since anybody can send
+    /// one, nor of whose it is.
+    #[inline(always)]
+    pub(crate) fn add_traffic(&mut self, arrival: &Arrival, headers: &Headers) {
         let size = u64::from(headers.total_len);
         let [outbound, inbound] = &mut self.traffic;
-        match direction {
+        match arrival.direction {
             Direction::Outbound => outbound.add(size),
             Direction::Inbound => inbound.add(size),
         }
-        self.process_id = arrival.process_id.or(self.process_id);
-        self.last_seen = self.last_seen.max(now);
-        if let TransportInfo::Tcp(segment) = &headers.transport_info {
-            // A new connection between the same ends.
-            if segment.flags.contains(TcpFlags::SYN) {
-                self.closing = 0;
-            }
-            if segment.flags.contains(TcpFlags::RST) {
-                self.closing |= RESET;
-            }
-            if segment.flags.contains(TcpFlags::FIN) {
-                self.closing |= match direction {
-                    Direction::Outbound => FIN_OUTBOUND,
-                    Direction::Inbound => FIN_INBOUND,
-                };
-            }
+    }
+
+    #[cold]
+    fn open_or_close(&mut self, flags: TcpFlags, direction: Direction) {
+        // A new connection between the same ends.
+        if flags.contains(TcpFlags::SYN) {
+            self.closing = 0;
+        }
+        if flags.contains(TcpFlags::RST) {
+            self.closing |= RESET;
+        }
+        if flags.contains(TcpFlags::FIN) {
+            self.closing |= match direction {
+                Direction::Outbound => FIN_OUTBOUND,
+                Direction::Inbound => FIN_INBOUND,
+            };
         }
     }
 

@@ -13,17 +13,13 @@
 
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_sync::{Guard, Lock, RawLock};
-use kext_types::{FlowKey, FlowOrigin, IpVersion, Timestamp, Traffic, Verdict};
+use kext_types::{Direction, FlowKey, FlowOrigin, IpVersion, Timestamp, Verdict};
 
 use crate::action::Fate;
 use crate::flow_stats::FlowStats;
 use crate::memory::{OutOfMemory, Vec, filled};
+use crate::tags::{self, WAYS};
 
-/// Ways in a bucket: one byte of a tag word each.
-const WAYS: usize = 8;
-/// A bit of every byte of a word.
-const LOW_BITS: u64 = 0x0101_0101_0101_0101;
-const HIGH_BITS: u64 = LOW_BITS << 7;
 /// Locks that order the insertions of one key; a power of two.
 const INSERTING: usize = 64;
 /// A stamp counts units of 2^12 ns, about four microseconds, and wraps after five hours.
@@ -32,7 +28,7 @@ const STAMP_SHIFT: u32 = 12;
 const FUTURE: u32 = 0xf000_0000;
 /// A hit renews its way's stamp only when another 2^26 ns, 67 ms, have begun.
 const RENEW_SHIFT: u32 = 26;
-/// How many flows an insertion may find to have been seen since their stamps, and spare.
+/// How many flows an insertion may find to be younger than it believed, and spare.
 const SPARED: usize = 4;
 
 /// A cached flow: what every hit reads and writes.
@@ -55,7 +51,8 @@ pub(crate) struct Flow {
 /// What few packets need of a flow.
 struct Cold {
     fate: Fate,
-    reported: [Traffic; 2],
+    /// Bytes outbound and inbound that were reported already.
+    reported: [u64; 2],
 }
 
 /// A way of a bucket: two cache lines, which the processor fetches as a pair.
@@ -90,7 +87,7 @@ pub(crate) struct Inserting<'a, R: RawLock> {
 impl<R: RawLock> FlowTable<R> {
     /// A table for `capacity` flows, rounded up to a power of two of at least one bucket.
     pub(crate) fn try_new(capacity: usize) -> Result<Self, OutOfMemory> {
-        let buckets = capacity.div_ceil(WAYS).next_power_of_two();
+        let buckets = tags::buckets_for(capacity);
         let ways = buckets.saturating_mul(WAYS);
         Ok(Self {
             tags: filled("verdict cache tags", buckets, || AtomicU64::new(0))?,
@@ -101,7 +98,7 @@ impl<R: RawLock> FlowTable<R> {
             cold: filled("redirects in the verdict cache", ways, || {
                 Lock::new(Cold {
                     fate: Fate::Verdict(Verdict::Drop, None),
-                    reported: [Traffic::default(); 2],
+                    reported: [0; 2],
                 })
             })?,
             inserting: filled("verdict cache insertions", INSERTING, || Lock::new(()))?,
@@ -115,29 +112,25 @@ impl<R: RawLock> FlowTable<R> {
     }
 
     /// The flow with this key, if it is there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, hash: u64, key: &FlowKey) -> Option<Found<'_, R>> {
-        let tag = LOW_BITS * u64::from(tag_of(hash));
         // Bound: 2 buckets of WAYS ways.
-        for bucket in self.buckets(hash) {
+        for bucket in tags::buckets(hash, self.bucket_mask) {
             // Relaxed, as the way's lock orders what is read of it.
             let word = self.tags.get(bucket)?.load(Ordering::Relaxed);
-            let mut candidates = zero_bytes(word ^ tag);
-            while candidates != 0 {
-                let at = bucket * WAYS + (candidates.trailing_zeros() / 8) as usize;
-                if let Some(found) = self.at(at)
+            for way in tags::candidates(word, hash) {
+                if let Some(found) = self.at(bucket * WAYS + way)
                     && found.flow.key == *key
                 {
                     return Some(found);
                 }
-                candidates &= candidates - 1;
             }
         }
         None
     }
 
     /// The flow at a position below [`FlowTable::len`], if there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at(&self, at: usize) -> Option<Found<'_, R>> {
         let flow = self.ways.get(at)?.0.lock();
         flow.used.then_some(Found {
@@ -151,7 +144,7 @@ impl<R: RawLock> FlowTable<R> {
     pub(crate) fn may_hold(&self, at: usize) -> bool {
         self.tags
             .get(at / WAYS)
-            .is_some_and(|word| word.load(Ordering::Relaxed) >> (at % WAYS * 8) & 0xff != 0)
+            .is_some_and(|word| tags::tag_at(word.load(Ordering::Relaxed), at) != 0)
     }
 
     /// Takes the turn to insert.
@@ -164,53 +157,53 @@ impl<R: RawLock> FlowTable<R> {
         })
     }
 
-    fn buckets(&self, hash: u64) -> [usize; 2] {
-        let first = hash as usize & self.bucket_mask;
-        let second = (hash >> 32) as usize & self.bucket_mask;
-        [first, second]
-    }
-
     fn word(&self, bucket: usize) -> u64 {
         self.tags
             .get(bucket)
             .map_or(u64::MAX, |word| word.load(Ordering::Relaxed))
     }
 
-    /// The way for a new flow: free in the emptier bucket, else the one seen longest ago.
-    fn choose(&self, hash: u64, now: Timestamp) -> usize {
-        let buckets = self.buckets(hash);
-        let free = buckets.map(|bucket| zero_bytes(self.word(bucket)));
-        let [first, second] = free.map(u64::count_ones);
-        if first + second > 0 {
-            // The emptier bucket takes it, which keeps both short.
-            let i = usize::from(second > first);
-            let (bucket, free) = (buckets[i], free[i]);
-            return bucket * WAYS + (free.trailing_zeros() / 8) as usize;
+    /// The way for a new flow, locked. It is chosen without its lock, by stamps that lag behind and
+    /// while others insert too: one that is younger than believed is spared, and another chosen.
+    fn room(&self, hash: u64, now: u32) -> Option<Found<'_, R>> {
+        // Bound: SPARED and the last.
+        for spared in 0..=SPARED {
+            let (believed, at) = self.choose(hash, now);
+            let flow = self.ways.get(at)?.0.lock();
+            let seen = flow.stats.last_seen;
+            let as_believed =
+                !flow.used || believed.is_some_and(|old| age(now, stamp_of(seen)) >= old);
+            if as_believed || spared == SPARED {
+                return Some(Found {
+                    table: self,
+                    at,
+                    flow,
+                });
+            }
+            self.stamp(at, seen);
         }
-        self.oldest(buckets, stamp_of(now))
+        None
     }
 
-    /// The way seen longest ago. Stamps lag behind, so that the one found is looked at itself.
-    fn oldest(&self, buckets: [usize; 2], now: u32) -> usize {
-        let mut oldest = self.oldest_by_stamp(buckets, now);
-        // Bound: SPARED.
-        for _ in 0..SPARED {
-            let Some(found) = self.at(oldest.1) else {
-                break;
-            };
-            let seen = found.flow.stats.last_seen;
-            drop(found);
-            if age(now, stamp_of(seen)) >= oldest.0 {
-                break;
-            }
-            self.stamp(oldest.1, seen);
-            oldest = self.oldest_by_stamp(buckets, now);
+    /// A free way in the emptier bucket, else the one seen longest ago with its age.
+    fn choose(&self, hash: u64, now: u32) -> (Option<u32>, usize) {
+        let buckets @ [one, other] = tags::buckets(hash, self.bucket_mask);
+        let [mut first, mut second] = buckets.map(|bucket| tags::free(self.word(bucket)));
+        // The emptier bucket takes it, which keeps both short.
+        let free = if second.number() > first.number() {
+            second.next().map(|way| other * WAYS + way)
+        } else {
+            first.next().map(|way| one * WAYS + way)
+        };
+        if let Some(at) = free {
+            return (None, at);
         }
-        oldest.1
+        let (age, at) = self.oldest(buckets, now);
+        (Some(age), at)
     }
 
     /// The age and place of the way with the oldest stamp.
-    fn oldest_by_stamp(&self, buckets: [usize; 2], now: u32) -> (u32, usize) {
+    fn oldest(&self, buckets: [usize; 2], now: u32) -> (u32, usize) {
         let mut oldest = (0, buckets[0] * WAYS);
         // Bound: 2 buckets of WAYS ways.
         for bucket in buckets {
@@ -234,9 +227,8 @@ impl<R: RawLock> FlowTable<R> {
     /// Changes a way's tag; its lock is held, so that nobody else does.
     fn tag(&self, at: usize, tag: u8) {
         if let Some(word) = self.tags.get(at / WAYS) {
-            let shift = at % WAYS * 8;
-            let old = (word.load(Ordering::Relaxed) >> shift) as u8;
-            word.fetch_xor(u64::from(old ^ tag) << shift, Ordering::Relaxed);
+            let change = tags::change(word.load(Ordering::Relaxed), at, tag);
+            word.fetch_xor(change, Ordering::Relaxed);
         }
     }
 
@@ -257,14 +249,8 @@ impl<R: RawLock> Inserting<'_, R> {
         stats: FlowStats,
         makes_room: impl FnOnce(&Found<'_, R>),
     ) {
-        let at = self.table.choose(self.hash, stats.last_seen);
-        let Some(way) = self.table.ways.get(at) else {
+        let Some(mut found) = self.table.room(self.hash, stamp_of(stats.last_seen)) else {
             return;
-        };
-        let mut found = Found {
-            table: self.table,
-            at,
-            flow: way.0.lock(),
         };
         if found.flow.used {
             makes_room(&found);
@@ -279,8 +265,8 @@ impl<R: RawLock> Inserting<'_, R> {
             stats,
         };
         found.set_fate(fate);
-        self.table.stamp(at, stats.last_seen);
-        self.table.tag(at, tag_of(self.hash));
+        self.table.stamp(found.at, stats.last_seen);
+        self.table.tag(found.at, tags::tag_of(self.hash));
     }
 }
 
@@ -317,7 +303,12 @@ impl<R: RawLock> Found<'_, R> {
         }
     }
 
+    /// The fate where it is a verdict without translation.
     #[inline]
+    pub(crate) fn plain(&self) -> Option<Verdict> {
+        self.flow.plain
+    }
+
     pub(crate) fn fate(&self) -> Fate {
         match self.flow.plain {
             Some(verdict) => Fate::Verdict(verdict, None),
@@ -340,18 +331,18 @@ impl<R: RawLock> Found<'_, R> {
         }
     }
 
-    /// The traffic that was reported already.
-    pub(crate) fn reported(&self) -> [Traffic; 2] {
+    /// The bytes that were reported already.
+    pub(crate) fn reported(&self) -> [u64; 2] {
         match self.table.cold(self.at) {
             Some(cold) if self.flow.was_reported => cold.reported,
-            _ => [Traffic::default(); 2],
+            _ => [0; 2],
         }
     }
 
-    pub(crate) fn set_reported(&mut self, traffic: [Traffic; 2]) {
+    pub(crate) fn set_reported(&mut self, bytes: [u64; 2]) {
         self.flow.was_reported = true;
         if let Some(mut cold) = self.table.cold(self.at) {
-            cold.reported = traffic;
+            cold.reported = bytes;
         }
     }
 
@@ -386,13 +377,8 @@ impl Flow {
         was_reported: false,
         origin: FlowOrigin::Verdict,
         epoch: 0,
-        stats: FlowStats::new(Timestamp::from_nanos(0)),
+        stats: FlowStats::new(Timestamp::from_nanos(0), Direction::Outbound),
     };
-}
-
-/// Seven bits of the hash that choose no bucket of a table below 2^25 buckets, and the used mark.
-const fn tag_of(hash: u64) -> u8 {
-    (hash >> 57) as u8 | 0x80
 }
 
 const fn stamp_of(time: Timestamp) -> u32 {
@@ -403,12 +389,6 @@ const fn stamp_of(time: Timestamp) -> u32 {
 const fn age(now: u32, stamp: u32) -> u32 {
     let age = now.wrapping_sub(stamp);
     if age < FUTURE { age } else { 0 }
-}
-
-/// The high bit of each byte of a word that is zero. Every byte is either zero in all bits or not
-/// looked at by a borrow, as the sum of its low bits cannot carry.
-const fn zero_bytes(word: u64) -> u64 {
-    !(((word & !HIGH_BITS) + !HIGH_BITS) | word) & HIGH_BITS
 }
 
 // A kernel's lock is a word, which leaves the flow this much of the two lines.
@@ -456,7 +436,7 @@ mod tests {
             Fate::Verdict(Verdict::Accept, None),
             FlowOrigin::Verdict,
             epoch,
-            FlowStats::new(at(epoch)),
+            FlowStats::new(at(epoch), Direction::Outbound),
             |leaving| evicted = Some(leaving.epoch()),
         );
         evicted
@@ -490,16 +470,10 @@ mod tests {
     #[test]
     fn a_way_is_two_lines() {
         assert_eq!(size_of::<Way<Mutex>>(), 128);
-        assert_eq!(size_of::<Lock<Mutex, Cold>>(), 64);
+        assert!(size_of::<Lock<Mutex, Cold>>() <= 64);
     }
 
     proptest! {
-        #[test]
-        fn zero_bytes_are_found_one_by_one(bytes in prop::array::uniform8(prop_oneof![Just(0), Just(1), Just(0x80), any::<u8>()])) {
-            let expected = bytes.map(|byte| if byte == 0 { 0x80 } else { 0 });
-            prop_assert_eq!(zero_bytes(u64::from_le_bytes(bytes)), u64::from_le_bytes(expected));
-        }
-
         #[test]
         fn agrees_with_a_map(operations in prop::collection::vec((0..64u32, any::<bool>()), 0..400)) {
             let table = FlowTable::<Mutex>::try_new(256).unwrap();

@@ -2,8 +2,8 @@
 //!
 //! A fragment after the first has no ports: it goes the way of its first one. If that has not come,
 //! it waits for it, up to [`WAIT`], in a store of its own that is bounded in number and bytes. Once
-//! the first has come, those that waited are *ready*: the caller takes them, in order of arrival, and
-//! classifies them again.
+//! the first has come, those that waited are *ready*: who presented it lets it go, then takes them, in
+//! order of arrival, and classifies them again.
 
 use core::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::hash::KeyHasher;
 use crate::list::{Link, Links, List};
 use crate::memory::{OutOfMemory, Vec, filled};
 use crate::ranges::{Added, Ranges};
-use crate::table::{Handle, Inserted, Table};
+use crate::table::{Handle, Table};
+use crate::tags;
 
 /// How long a first fragment is remembered: as long as a receiver waits for the rest of a packet
 /// (RFC 1122 §3.3.2, RFC 8200 §4.5).
@@ -31,7 +32,7 @@ const ENTRIES_EACH: u32 = 4;
 /// How many bytes of them wait at once: four of the largest packets.
 const EARLY_BYTES: usize = 1 << 18;
 
-/// Lists that a slot can stand in. A free or a ready slot stands in its list by its age link.
+/// Lists that a slot can stand in. A free slot stands in the free list by its age link.
 const AGE: usize = 0;
 const PACKET: usize = 1;
 
@@ -46,6 +47,16 @@ struct FragmentKey {
     protocol: u8,
     direction: Direction,
 }
+
+/// Stands where no packet has stood yet.
+const NO_PACKET: FragmentKey = FragmentKey {
+    source: Address::UNSPECIFIED,
+    destination: Address::UNSPECIFIED,
+    id: 0,
+    version: IpVersion::V4,
+    protocol: 0,
+    direction: Direction::Outbound,
+};
 
 impl FragmentKey {
     fn new(headers: &Headers, fragment: &Fragment, direction: Direction) -> Self {
@@ -73,7 +84,7 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// What the packet with these headers is by itself.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of(headers: &Headers, direction: Direction) -> Self {
         Self {
             flow: headers.flow_key(direction),
@@ -90,7 +101,7 @@ struct Followed {
     ranges: Ranges,
     /// Fragments have overlapped: nothing more of this packet is let go.
     overlapped: bool,
-    /// Early fragments that wait, in order of arrival.
+    /// Early fragments that wait or are ready, in order of arrival.
     early: List<PACKET>,
 }
 
@@ -103,6 +114,11 @@ impl Followed {
             overlapped: false,
             early: List::EMPTY,
         }
+    }
+
+    /// Whether its early fragments may go on.
+    fn is_ready(&self) -> bool {
+        self.origin.is_some() || self.overlapped
     }
 
     /// Whether fragments that come now belong to another packet of the same identification.
@@ -168,14 +184,16 @@ pub(crate) struct FragmentTable {
     free: List<AGE>,
     /// Waiting, oldest first.
     waiting: List<AGE>,
-    /// Their first fragment has come.
-    ready: List<AGE>,
+    /// How many may go on.
+    ready: u32,
     blocks: BlockPool,
 }
 
 impl FragmentTable {
     pub(crate) fn try_new(capacity: u32) -> Result<Self, OutOfMemory> {
         let early = (capacity / ENTRIES_EACH).min(EARLY_FRAGMENTS);
+        // As many as there are ways to find them by, so that who has a free way has an entry.
+        let packets = tags::buckets_for(capacity as usize) * tags::WAYS;
         let mut slots = Slots(filled("early fragments", early as usize, || Slot {
             links: [Link::NONE; 2],
             early: None,
@@ -186,11 +204,13 @@ impl FragmentTable {
             free.push_back(&mut slots, slot);
         }
         Ok(Self {
-            table: Table::try_new("followed fragments", capacity as usize)?,
+            table: Table::try_new("followed fragments", packets, packets, || {
+                (NO_PACKET, Followed::new(Timestamp::from_nanos(0)))
+            })?,
             slots,
             free,
             waiting: List::EMPTY,
-            ready: List::EMPTY,
+            ready: 0,
             blocks: BlockPool::try_new(EARLY_BYTES)?,
         })
     }
@@ -276,10 +296,9 @@ impl FragmentTable {
         }
         // What waits has a way to its entry, which therefore stays.
         let rank = |entry: &Followed| entry.early.is_empty().then_some(entry.seen.as_nanos());
-        match self.table.insert(hash, key, Followed::new(now), rank) {
-            Inserted::Free(handle) | Inserted::Evicted(handle, ..) => Some(handle),
-            Inserted::Full => None,
-        }
+        let (handle, followed) = self.table.insert(hash, &key, rank)?;
+        *followed = Followed::new(now);
+        Some(handle)
     }
 
     /// Keeps a copy of an early fragment, at the cost of the oldest where there is no room. Says
@@ -342,31 +361,43 @@ impl FragmentTable {
         }
     }
 
+    /// Lets the early fragments of a packet go on: they cannot have waited for too long any more.
     fn make_ready(&mut self, packet: Handle) {
+        let mut next = self
+            .table
+            .get(packet)
+            .and_then(|followed| followed.early.front());
         // Bound: EARLY_FRAGMENTS.
-        while let Some(followed) = self.table.get_mut(packet)
-            && let Some(slot) = followed.early.front()
-        {
-            followed.early.remove(&mut self.slots, slot);
+        while let Some(slot) = next {
             self.waiting.remove(&mut self.slots, slot);
-            self.ready.push_back(&mut self.slots, slot);
+            self.ready += 1;
+            next = List::<PACKET>::after(&mut self.slots, slot);
         }
     }
 
     /// How many fragments may go on.
     pub(crate) fn count_ready(&self) -> u32 {
-        self.ready.len()
+        self.ready
     }
 
-    /// Takes the next fragment that may go on, with its bytes in a buffer if one can be had.
-    /// `allocate` runs under this table's lock.
+    /// Takes the next fragment that may go on behind this first one, with its bytes in a buffer if one
+    /// can be had. `allocate` runs under this table's lock.
     pub(crate) fn take_ready<B: AsMut<[u8]>>(
         &mut self,
+        hasher: &KeyHasher,
+        first: &Headers,
+        direction: Direction,
         allocate: impl FnOnce(usize) -> Option<B>,
     ) -> Option<(Early, Option<B>)> {
-        let slot = self.ready.front()?;
+        let key = FragmentKey::new(first, first.fragment.as_ref()?, direction);
+        let followed = self.table.find_mut(hasher.hash(&key), &key)?;
+        if !followed.is_ready() {
+            return None;
+        }
+        let slot = followed.early.front()?;
+        followed.early.remove(&mut self.slots, slot);
         let mut early = self.slots.0.get_mut(slot as usize)?.early.take()?;
-        self.ready.remove(&mut self.slots, slot);
+        self.ready = self.ready.saturating_sub(1);
         self.free.push_back(&mut self.slots, slot);
         let chain = core::mem::replace(&mut early.chain, Chain::EMPTY);
         let buffer = allocate(chain.len()).and_then(|mut buffer| {

@@ -30,40 +30,52 @@ mod flow_stats;
 mod flow_table;
 mod fragments;
 mod hash;
+mod ids;
 mod limiter;
 mod list;
 mod memory;
 mod packet_cache;
+mod pending;
 mod ranges;
 mod redirect;
 mod release;
 mod settings;
+mod slots;
 mod table;
+mod tags;
 mod verdict_cache;
 
 use kext_sync::atomic::AtomicU32;
 use kext_sync::{Lock, RawLock};
 use kext_types::{
-    Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Event, FlowEnded, FlowInfo,
-    FlowKey, PacketId, RequestInfo, Timestamp, Verdict,
+    Address, Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Direction, Event,
+    FlowEnded, FlowInfo, FlowKey, Interface, IpVersion, PacketId, RequestInfo, Timestamp, Verdict,
 };
 
 pub use action::{Action, Release, Settled};
 pub use classify::{Classified, EarlyFragment};
-pub use counters::{Counters, Obligation, Totals};
+pub use counters::{Counters, Lane, Obligation, Totals};
 pub use fragments::EARLY_FRAGMENTS;
+pub use ids::NotHeld;
 pub use memory::OutOfMemory;
-pub use packet_cache::{Delivery, HeldPacket, NotHeld};
+pub use packet_cache::{Delivery, HeldPacket};
 pub use release::Releases;
 
 use action::Fate;
+use counters::Tally;
 use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
-use packet_cache::{Decided, PacketCache};
+use packet_cache::{PacketCache, Packets};
+use pending::Decided;
 use redirect::{PORT_ATTEMPTS, Translation};
 use settings::Settings;
 use verdict_cache::VerdictCache;
+
+/// Requests delivered before others may come to the lock.
+const DELIVERED_AT_ONCE: usize = 32;
+/// Payload bytes copied before others may come to the lock.
+const COPIED_AT_ONCE: usize = 1 << 14;
 
 /// Why an engine cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +105,7 @@ pub struct Engine<R> {
     settings: Settings<R>,
     counters: Counters,
     flows: VerdictCache<R>,
-    packets: Lock<R, PacketCache>,
+    packets: Packets<R>,
     fragments: Lock<R, FragmentTable>,
     /// How many early fragments may go on, readable without the lock.
     early_ready: AtomicU32,
@@ -113,7 +125,7 @@ impl<R: RawLock> Engine<R> {
                 settings: Settings::new(config),
                 counters: Counters::try_new()?,
                 flows: VerdictCache::try_new(capacities.flows)?,
-                packets: Lock::new(PacketCache::try_new(&capacities)?),
+                packets: Packets::try_new(&capacities)?,
                 fragments: Lock::new(FragmentTable::try_new(capacities.fragments)?),
                 early_ready: AtomicU32::new(0),
                 replies: Lock::new(TokenBucket::new()),
@@ -127,6 +139,12 @@ impl<R: RawLock> Engine<R> {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// A place to count for one of the threads that present packets. Any number is good; two lanes of
+    /// one number at once, or of two that are 64 apart, cost time.
+    pub fn lane(&self, number: usize) -> Lane<'_> {
+        self.counters.lane(number)
     }
 
     /// The capacities that the engine was made with.
@@ -149,21 +167,18 @@ impl<R: RawLock> Engine<R> {
     // ---- redirects ------------------------------------------------------------------------------
 
     /// A flow's fate under a verdict that a packet of this direction was given.
-    fn fate(&self, verdict: Verdict, packet: &RequestInfo, now: Timestamp) -> Fate {
+    fn fate(&self, verdict: Verdict, flow: &FlowKey, direction: Direction, now: Timestamp) -> Fate {
         let config = match verdict {
             Verdict::Accept | Verdict::Block | Verdict::Drop => {
                 return Fate::Verdict(verdict, None);
             }
             Verdict::RedirectDns | Verdict::RedirectTunnel => self.settings.whole(),
         };
-        let flow = &packet.flow;
         let hash = self.hasher.hash(flow);
         // Bound: PORT_ATTEMPTS.
         let translation = config.redirect_target(verdict).and_then(|target| {
             (0..PORT_ATTEMPTS)
-                .map_while(|attempt| {
-                    Translation::attempt(flow, packet.arrival.direction, target, hash, attempt)
-                })
+                .map_while(|attempt| Translation::attempt(flow, direction, target, hash, attempt))
                 .find(|translation| self.claim(translation, verdict, flow, now))
         });
         Fate::Verdict(verdict, translation)
@@ -189,7 +204,7 @@ impl<R: RawLock> Engine<R> {
             way_back,
             &self.settings,
             now,
-            self.counters.on(0),
+            self.counters.shared(),
         )
     }
 
@@ -209,9 +224,30 @@ impl<R: RawLock> Engine<R> {
         self.packets.lock().deliver(deliver)
     }
 
+    /// Shows the oldest undelivered requests to `deliver`, one after another, until it refuses one.
+    /// It says how many bytes it copied: after many, or after many requests, this ends, so that others
+    /// come to the lock. Says whether to go on: a request may wait that was not refused.
+    ///
+    /// `deliver` is bound like that of [`Engine::deliver`].
+    pub fn deliver_some(&self, mut deliver: impl FnMut(&HeldPacket<'_>) -> Option<usize>) -> bool {
+        let mut packets = self.packets.lock();
+        let mut copied = 0;
+        // Bound: DELIVERED_AT_ONCE.
+        for _ in 0..DELIVERED_AT_ONCE {
+            match packets.deliver(&mut deliver) {
+                Delivery::Delivered(bytes) => copied += bytes,
+                Delivery::Empty | Delivery::Refused => return false,
+            }
+            if copied >= COPIED_AT_ONCE {
+                break;
+            }
+        }
+        true
+    }
+
     /// How many requests wait for a reader.
     pub fn queued_requests(&self) -> u32 {
-        self.packets.lock().queued_requests()
+        self.packets.queued_requests()
     }
 
     /// Shows a held packet. `look` is bound like [`Engine::deliver`]'s function.
@@ -225,8 +261,7 @@ impl<R: RawLock> Engine<R> {
 
     /// The id of the held packet with this name in the v1 interface.
     pub fn resolve_v1(&self, id: u32) -> Result<PacketId, NotHeld> {
-        let packets = self.packets.lock();
-        packets.find_v1(id).ok_or_else(|| packets.not_held_v1(id))
+        self.packets.lock().find_v1(id)
     }
 
     /// Decides a held packet, or with a permanent verdict its flow. What this sets free comes from
@@ -237,28 +272,66 @@ impl<R: RawLock> Engine<R> {
         decision: Decision,
         now: Timestamp,
     ) -> Result<Releases<'_, R>, NotHeld> {
+        let counters = self.counters.shared();
         let mut packets = self.packets.lock();
+        self.decide_locked(&mut packets, counters, id, decision, now)
+    }
+
+    /// The same, counted in a lane, and with the first packet that this sets free: it saves taking the
+    /// lock again for it. `allocate` is bound like that of [`Releases::next`].
+    #[inline]
+    pub fn decide_on<'a, B: AsMut<[u8]>>(
+        &'a self,
+        lane: &'a Lane<'_>,
+        id: PacketId,
+        decision: Decision,
+        now: Timestamp,
+        allocate: impl FnOnce(usize) -> Option<B>,
+    ) -> Result<(Option<Release<'a, B>>, Releases<'a, R>), NotHeld> {
+        let mut packets = self.packets.lock();
+        let mut releases = self.decide_locked(&mut packets, lane.tally(), id, decision, now)?;
+        let first = releases.next_locked(&mut packets, allocate);
+        drop(packets);
+        Ok((first, releases))
+    }
+
+    #[inline]
+    fn decide_locked<'a>(
+        &'a self,
+        packets: &mut PacketCache,
+        counters: Tally<'a>,
+        id: PacketId,
+        decision: Decision,
+        now: Timestamp,
+    ) -> Result<Releases<'a, R>, NotHeld> {
         // A clearing from here on forgets this verdict, though it still decides what is held.
         let epoch = self.flows.epoch();
-        let decided = packets.decidable(id).map(|info| {
-            let fate = self.fate(decision.verdict, &info, now);
-            if decision.permanent {
-                let decided = Decided {
-                    decision,
-                    fate,
-                    epoch,
-                };
-                Releases::of_flow(self, packets.decide_flow(id, decided))
-            } else {
-                Releases::of_packet(self, packets.decide_packet(id, decision), fate)
-            }
+        let decidable = packets.decidable(id).map(|(slot, info)| {
+            let direction = info.arrival.direction;
+            (
+                slot,
+                self.fate(decision.verdict, &info.flow, direction, now),
+            )
         });
-        drop(packets);
-        self.counters.count(match &decided {
+        counters.count(match &decidable {
             Ok(_) => Event::VerdictApplied,
             Err(not_held) => not_held.event(),
         });
-        decided
+        let (slot, fate) = decidable?;
+        Ok(if decision.permanent {
+            let decided = Decided {
+                decision,
+                fate,
+                epoch,
+            };
+            Releases::of_flow(self, counters, packets.decide_flow(slot, decided))
+        } else {
+            let first = packets.decide_packet(slot, decision).and_then(|taken| {
+                let action = packets.action(&taken, &fate)?;
+                Some((taken, action))
+            });
+            Releases::of_taken(self, counters, first)
+        })
     }
 
     /// Counts a verdict for an id that can be none, and says what became of it.
@@ -312,7 +385,7 @@ impl<R: RawLock> Engine<R> {
 
     /// Forgets every cached verdict, in constant time. Held packets stay held.
     pub fn clear_cache(&self) {
-        self.flows.clear(self.counters.on(0));
+        self.flows.clear(self.counters.shared());
     }
 
     /// The verdict of a cached flow, if it is cached and has not been idle for too long. It then counts
@@ -320,27 +393,19 @@ impl<R: RawLock> Engine<R> {
     pub fn lookup(&self, flow: &FlowKey, now: Timestamp) -> Option<Verdict> {
         let hash = self.hasher.hash(flow);
         self.flows
-            .lookup(hash, flow, &self.settings, now, self.counters.on(0))
+            .lookup(hash, flow, &self.settings, now, self.counters.shared())
     }
 
     /// Replaces the verdict of a cached flow. `false` if it is not cached; a flow that waits for its
-    /// verdict is not, nor is the way back of a redirected one.
+    /// verdict is not, nor is the way back of a redirected one. Whoever sent the flow's first packet is
+    /// the one whom a redirecting verdict redirects.
     pub fn update_verdict(&self, flow: &FlowKey, verdict: Verdict, now: Timestamp) -> bool {
-        // The direction of an update is not known; flows that are redirected go out.
-        let packet = RequestInfo {
-            id: PLACEHOLDER,
-            time: now,
-            flow: *flow,
-            arrival: OUTBOUND,
-            size: 0,
-            held_len: 0,
-        };
         let hash = self.hasher.hash(flow);
-        if !self.flows.contains(hash, flow, &self.settings, now) {
+        let Some(opened) = self.flows.opened(hash, flow, &self.settings, now) else {
             return false;
-        }
-        let fate = self.fate(verdict, &packet, now);
-        self.flows.update(hash, flow, fate)
+        };
+        let fate = self.fate(verdict, flow, opened, now);
+        self.flows.update(hash, flow, opened, fate)
     }
 
     /// Shows cached flows from `cursor` on (0 to begin), under a lock: `show` must not wait and must
@@ -350,28 +415,42 @@ impl<R: RawLock> Engine<R> {
         self.flows.list(cursor, show)
     }
 
-    /// Shows flows with traffic since they were last shown by this function, their bytes being that
-    /// traffic, until `show` refuses one. It comes first the next time. `show` is bound like that of
+    /// Shows flows with traffic since they were last shown by this function, and that traffic's bytes
+    /// outbound and inbound, until `show` refuses one. It comes first the next time. `show` is bound like that of
     /// [`Engine::list_flows`].
-    pub fn report_traffic(&self, show: impl FnMut(&FlowInfo) -> bool) {
+    pub fn report_traffic(&self, show: impl FnMut(&FlowKey, [u64; 2]) -> bool) {
         self.flows.report_traffic(show);
     }
 }
 
-/// Stands where a packet has no id yet.
-const PLACEHOLDER: PacketId = match PacketId::new(u64::MAX) {
-    Some(id) => id,
-    None => unreachable!(),
+/// Stands where no flow has stood yet.
+const ANY_FLOW: FlowKey = FlowKey {
+    local: Address::UNSPECIFIED,
+    remote: Address::UNSPECIFIED,
+    local_port: 0,
+    remote_port: 0,
+    version: IpVersion::V4,
+    protocol: 0,
 };
 
-/// What is known of the packets of an update by 5-tuple.
-const OUTBOUND: Arrival = Arrival {
-    direction: kext_types::Direction::Outbound,
-    interface: kext_types::Interface {
-        index: 0,
-        sub_index: 0,
+/// Stands where no packet has been held yet.
+const ANY_REQUEST: RequestInfo = RequestInfo {
+    id: match PacketId::new(u64::MAX) {
+        Some(id) => id,
+        None => unreachable!(),
     },
-    compartment: 0,
-    process_id: None,
-    passes: 0,
+    time: Timestamp::from_nanos(0),
+    flow: ANY_FLOW,
+    arrival: Arrival {
+        direction: Direction::Outbound,
+        interface: Interface {
+            index: 0,
+            sub_index: 0,
+        },
+        compartment: 0,
+        process_id: None,
+        passes: 0,
+    },
+    size: 0,
+    held_len: 0,
 };

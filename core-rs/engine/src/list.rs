@@ -70,6 +70,21 @@ impl<const LIST: usize> List<LIST> {
         self.len += 1;
     }
 
+    /// Puts a member that is not in this list at its beginning.
+    pub(crate) fn push_front(&mut self, links: &mut impl Links, index: u32) {
+        let next = self.head;
+        let Some(link) = links.link(LIST, index) else {
+            return;
+        };
+        *link = Link { prev: NIL, next };
+        match links.link(LIST, next) {
+            Some(link) => link.prev = index,
+            None => self.tail = index,
+        }
+        self.head = index;
+        self.len += 1;
+    }
+
     /// Takes out a member that is in this list.
     pub(crate) fn remove(&mut self, links: &mut impl Links, index: u32) {
         let Some(link) = links.link(LIST, index) else {
@@ -109,14 +124,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_queue(operations in prop::collection::vec(0..8u32, 0..100)) {
+        fn agrees_with_a_queue(operations in prop::collection::vec((0..8u32, any::<bool>()), 0..100)) {
             let mut members = Members([[Link::NONE; 2]; 8]);
             let mut list = List::<1>::EMPTY;
             let mut model = VecDeque::new();
-            for index in operations {
+            for (index, front) in operations {
                 if let Some(at) = model.iter().position(|&m| m == index) {
                     model.remove(at);
                     list.remove(&mut members, index);
+                } else if front {
+                    model.push_front(index);
+                    list.push_front(&mut members, index);
                 } else {
                     model.push_back(index);
                     list.push_back(&mut members, index);

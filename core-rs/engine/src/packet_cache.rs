@@ -1,102 +1,38 @@
 //! The packet cache: held packets, their flows, and the queue of verdict requests.
 //!
-//! All of it is one state under one lock. A held packet stands in up to three lists at once: all
-//! packets by age, those of its flow in order of arrival, and those whose request waits for a reader.
+//! All of it is one state under one lock.
 
-use kext_packet::Headers;
+use kext_sync::atomic::{AtomicU32, Ordering};
+use kext_sync::{Guard, Lock, RawLock};
 use kext_types::{
-    Capacities, Decision, Event, FlowKey, PacketId, Reason, RequestInfo, Timestamp, VerdictOutcome,
+    Capacities, Decision, Direction, Event, FlowKey, PacketId, Reason, RequestInfo, Timestamp,
+    VerdictOutcome,
 };
 
-use crate::action::Fate;
+use crate::action::{Action, Fate, Met};
 use crate::blocks::{BlockPool, Chain, MAX_CHAIN};
-use crate::counters::Stripe;
-use crate::flow_stats::FlowStats;
-use crate::list::{Link, Links, List};
-use crate::memory::{OutOfMemory, Vec, filled};
-use crate::table::{Handle, Inserted, Table};
+use crate::classify::Presented;
+use crate::counters::Tally;
+use crate::ids::{Ids, NotHeld};
+use crate::list::List;
+use crate::memory::OutOfMemory;
+use crate::pending::{Decided, Pending};
+use crate::slots::{AGE, FLOW, Held, REQUEST, Slots, State};
+use crate::table::{Handle, Table};
+use crate::{ANY_FLOW, ANY_REQUEST};
 
-/// Lists that a slot can stand in. A free slot stands in the free list by its age link.
-const AGE: usize = 0;
-const FLOW: usize = 1;
-const REQUEST: usize = 2;
+/// Ways in the table of pending flows for each held packet: so sparse a table never lacks one.
+const PENDING_WAYS: usize = 4;
+/// Pending flows for each held packet: those without a packet have one on its way, or were left to
+/// the tick.
+const PENDING_EACH: usize = 2;
 
-/// Room in the table of pending flows for each held packet: so sparse a table never lacks a place.
-const PENDING_ROOM: usize = 4;
-/// Ends remembered for each slot (fewer in the largest cache), to tell a verdict that comes too late what became of its packet.
-const ENDS_EACH: usize = 4;
+/// Stands where no flow has waited yet.
+const NO_FLOW: Pending = Pending::new(0, Timestamp::from_nanos(0), Direction::Outbound);
 
-/// Whether user mode has been asked about a held packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Request {
-    /// It waits behind its flow's first packet.
-    No,
-    /// Its request waits for a reader.
-    Queued,
-    /// A reader has its request.
-    Delivered,
-}
-
-struct Held {
-    info: RequestInfo,
-    chain: Chain,
-    pending: Handle,
-    request: Request,
-}
-
-struct Slot {
-    links: [Link; 3],
-    held: Option<Held>,
-}
-
-struct Slots(Vec<Slot>);
-
-impl Slots {
-    fn held(&self, slot: u32) -> Option<&Held> {
-        self.0.get(slot as usize)?.held.as_ref()
-    }
-
-    fn held_mut(&mut self, slot: u32) -> Option<&mut Held> {
-        self.0.get_mut(slot as usize)?.held.as_mut()
-    }
-}
-
-impl Links for Slots {
-    fn link(&mut self, list: usize, index: u32) -> Option<&mut Link> {
-        self.0.get_mut(index as usize)?.links.get_mut(list)
-    }
-}
-
-/// A flow that waits for its verdict, or whose held packets are being let go.
-struct Pending {
-    packets: List<FLOW>,
-    /// Requests raised and not decided.
-    asked: u32,
-    /// Releases under way outside the lock, or left to the tick; while there are any, nobody else
-    /// lets packets go by policy or asks, and the flow stays in the table. A decided flow always has
-    /// one.
-    releasing: u32,
-    /// Set by a permanent verdict.
-    decided: Option<Decided>,
-    /// The next flow that was left to the tick.
-    next_stalled: Option<Handle>,
-    stats: FlowStats,
-}
-
-/// A permanent verdict for a flow whose packets are being let go.
-#[derive(Clone, Copy)]
-pub(crate) struct Decided {
-    pub(crate) decision: Decision,
-    /// What it means for the flow's packets.
-    pub(crate) fate: Fate,
-    /// The verdict cache's epoch when it was given: a verdict from before a clearing is not cached.
-    pub(crate) epoch: u32,
-}
-
-/// A packet that was taken out of the cache, but for its bytes.
+/// A packet that is being let go. It keeps its slot until it is carried out.
 pub(crate) struct Taken {
-    pub(crate) info: RequestInfo,
-    chain: Chain,
+    slot: u32,
     pub(crate) pending: Handle,
 }
 
@@ -104,8 +40,6 @@ pub(crate) struct Taken {
 pub(crate) enum Next {
     /// Let this one go, then ask again.
     Packet(Taken, Fate),
-    /// All have gone: cache the flow's fate before anything else is held.
-    Cache(FlowKey, Decided, FlowStats),
     /// Nothing.
     Done,
 }
@@ -131,39 +65,74 @@ pub enum Delivery<T> {
     Delivered(T),
 }
 
-/// How a packet that was held ended, for verdicts that come too late.
-#[derive(Clone, Copy)]
-struct Ended {
-    id: u64,
-    outcome: VerdictOutcome,
-    decision: i8,
+/// The packet cache under its lock, and how many requests wait, readable without it.
+pub(crate) struct Packets<R> {
+    cache: Lock<R, PacketCache>,
+    queued: AtomicU32,
 }
 
-/// Why a verdict, or a question about an id, found no packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotHeld {
-    /// What became of the packet.
-    pub outcome: VerdictOutcome,
-    /// The number of the verdict that had decided it, for
-    /// [`VerdictOutcome::AlreadyDecided`]; else 0.
-    pub first: i8,
+/// The packet cache, locked.
+pub(crate) struct PacketsGuard<'a, R: RawLock> {
+    cache: Guard<'a, R, PacketCache>,
+    queued: &'a AtomicU32,
+}
+
+impl<R: RawLock> Packets<R> {
+    pub(crate) fn try_new(capacities: &Capacities) -> Result<Self, OutOfMemory> {
+        Ok(Self {
+            cache: Lock::new(PacketCache::try_new(capacities)?),
+            queued: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> PacketsGuard<'_, R> {
+        PacketsGuard {
+            cache: self.cache.lock(),
+            queued: &self.queued,
+        }
+    }
+
+    /// How many requests wait for a reader.
+    pub(crate) fn queued_requests(&self) -> u32 {
+        self.queued.load(Ordering::Acquire)
+    }
+}
+
+impl<R: RawLock> core::ops::Deref for PacketsGuard<'_, R> {
+    type Target = PacketCache;
+
+    fn deref(&self) -> &PacketCache {
+        &self.cache
+    }
+}
+
+impl<R: RawLock> core::ops::DerefMut for PacketsGuard<'_, R> {
+    fn deref_mut(&mut self) -> &mut PacketCache {
+        &mut self.cache
+    }
+}
+
+impl<R: RawLock> Drop for PacketsGuard<'_, R> {
+    fn drop(&mut self) {
+        let queued = self.cache.requests.len();
+        if self.queued.load(Ordering::Relaxed) != queued {
+            self.queued.store(queued, Ordering::Release);
+        }
+    }
 }
 
 pub(crate) struct PacketCache {
     slots: Slots,
-    free: List<AGE>,
     by_age: List<AGE>,
     requests: List<REQUEST>,
     blocks: BlockPool,
     pending: Table<FlowKey, Pending>,
     /// First and last of the decided flows that nobody lets go any more: for the tick, in turn.
     stalled: Option<(Handle, Handle)>,
-    ends: Vec<Ended>,
-    sequence: u64,
-    slot_bits: u32,
+    ids: Ids,
     flow_packets: u32,
     reader: bool,
-    /// The last sequence number given while nobody read: what is held up to it is nobody's.
+    /// The number of the last id given while nobody read: what is held up to it is nobody's.
     abandoned: u64,
     /// What came up to then had reached the hold limit when it was last looked: nobody is asked about
     /// it any more.
@@ -186,35 +155,21 @@ impl HeldPacket<'_> {
 }
 
 impl PacketCache {
-    pub(crate) fn try_new(capacities: &Capacities) -> Result<Self, OutOfMemory> {
+    fn try_new(capacities: &Capacities) -> Result<Self, OutOfMemory> {
         let packets = capacities.packets as usize;
-        let slot_bits = capacities.packets.next_power_of_two().trailing_zeros();
-        // An end is found by the sequence number in its id, of which v1 knows the low bits only.
-        let ends = (packets.next_power_of_two() * ENDS_EACH).min(1 << (32 - slot_bits));
-        let mut slots = Slots(filled("held packets", packets, || Slot {
-            links: [Link::NONE; 3],
-            held: None,
-        })?);
-        let mut free = List::EMPTY;
-        // Bound: the capacity, at start.
-        for slot in 0..capacities.packets {
-            free.push_back(&mut slots, slot);
-        }
         Ok(Self {
-            slots,
-            free,
+            slots: Slots::try_new(capacities.packets, ANY_REQUEST)?,
             by_age: List::EMPTY,
             requests: List::EMPTY,
             blocks: BlockPool::try_new(capacities.packet_bytes as usize)?,
-            pending: Table::try_new("pending flows", packets.saturating_mul(PENDING_ROOM))?,
+            pending: Table::try_new(
+                "pending flows",
+                packets.saturating_mul(PENDING_WAYS),
+                packets.saturating_mul(PENDING_EACH),
+                || (ANY_FLOW, NO_FLOW),
+            )?,
             stalled: None,
-            ends: filled("ended packets", ends, || Ended {
-                id: 0,
-                outcome: VerdictOutcome::UnknownId,
-                decision: 0,
-            })?,
-            sequence: 0,
-            slot_bits,
+            ids: Ids::try_new(capacities)?,
             flow_packets: capacities.flow_packets,
             reader: false,
             abandoned: 0,
@@ -225,7 +180,7 @@ impl PacketCache {
     pub(crate) fn set_reader(&mut self, reader: bool) {
         self.reader = reader;
         if !reader {
-            self.abandoned = self.sequence;
+            self.abandoned = self.ids.last();
         }
     }
 
@@ -239,87 +194,38 @@ impl PacketCache {
     fn is_abandoned(&self, slot: u32) -> bool {
         self.slots
             .held(slot)
-            .is_some_and(|held| held.info.id.get() >> self.slot_bits <= self.abandoned)
+            .is_some_and(|held| self.ids.number(held.info.id) <= self.abandoned)
     }
 
     /// Whether there is somebody to ask about a held packet, and time to.
     fn may_ask(&self, slot: u32) -> bool {
-        let is_due = |held: &Held| Some(held.info.time) <= self.due_before;
-        self.reader && !self.is_abandoned(slot) && !self.slots.held(slot).is_some_and(is_due)
-    }
-
-    pub(crate) fn queued_requests(&self) -> u32 {
-        self.requests.len()
+        self.reader
+            && self.slots.held(slot).is_some_and(|held| {
+                self.ids.number(held.info.id) > self.abandoned
+                    && Some(held.info.time) > self.due_before
+            })
     }
 
     // ---- ids ------------------------------------------------------------------------------------
 
-    /// A fresh id whose low bits are the slot: looking an id up is reading its slot.
-    fn next_id(&mut self, slot: u32) -> Option<PacketId> {
-        self.sequence += 1;
-        let id = |sequence: u64| PacketId::new(sequence << self.slot_bits | u64::from(slot));
-        if let Some(id) = id(self.sequence) {
-            return Some(id);
-        }
-        // The low 32 bits came out as zero, which the next one's cannot.
-        self.sequence += 1;
-        PacketId::new(self.sequence << self.slot_bits | u64::from(slot))
-    }
-
-    fn slot_of(&self, id: u64) -> u32 {
-        (id & ((1 << self.slot_bits) - 1)) as u32
-    }
-
-    fn find(&self, id: PacketId) -> Option<(u32, &Held)> {
-        let slot = self.slot_of(id.get());
+    fn find(&self, id: PacketId) -> Option<u32> {
+        let slot = self.ids.slot(id.get());
         let held = self.slots.held(slot)?;
-        (held.info.id == id).then_some((slot, held))
+        (held.info.id == id).then_some(slot)
     }
 
     /// The packet with this name in the v1 interface.
-    pub(crate) fn find_v1(&self, id: u32) -> Option<PacketId> {
-        let held = self.slots.held(self.slot_of(id.into()))?;
-        (held.info.id.v1() == id).then_some(held.info.id)
-    }
-
-    fn end_index(&self, id: u64) -> usize {
-        (id >> self.slot_bits) as usize & (self.ends.len().saturating_sub(1))
-    }
-
-    fn remember(&mut self, id: PacketId, outcome: VerdictOutcome, decision: i8) {
-        let index = self.end_index(id.get());
-        if let Some(end) = self.ends.get_mut(index) {
-            *end = Ended {
-                id: id.get(),
-                outcome,
-                decision,
-            };
-        }
-    }
-
-    /// What became of a packet that is not held, if that is remembered. `same` compares ids.
-    fn not_held(&self, id: u64, same: impl Fn(u64) -> bool) -> NotHeld {
-        match self.ends.get(self.end_index(id)) {
-            Some(end) if end.id != 0 && same(end.id) => NotHeld {
-                outcome: end.outcome,
-                first: end.decision,
-            },
-            _ => NotHeld {
-                outcome: VerdictOutcome::UnknownId,
-                first: 0,
-            },
-        }
-    }
-
-    pub(crate) fn not_held_v1(&self, id: u32) -> NotHeld {
-        self.not_held(id.into(), |ended| ended as u32 == id)
+    pub(crate) fn find_v1(&self, id: u32) -> Result<PacketId, NotHeld> {
+        let held = self.slots.held(self.ids.slot(id.into()));
+        held.map(|held| held.info.id)
+            .filter(|held| held.v1() == id)
+            .ok_or_else(|| self.ids.end_v1(id))
     }
 
     /// The held packet of this id.
     pub(crate) fn look(&self, id: PacketId) -> Result<HeldPacket<'_>, NotHeld> {
-        let (_, held) = self
-            .find(id)
-            .ok_or_else(|| self.not_held(id.get(), |ended| ended == id.get()))?;
+        let held = self.find(id).and_then(|slot| self.slots.held(slot));
+        let held = held.ok_or_else(|| self.ids.end(id))?;
         Ok(HeldPacket {
             info: &held.info,
             blocks: &self.blocks,
@@ -329,27 +235,23 @@ impl PacketCache {
 
     // ---- holding --------------------------------------------------------------------------------
 
-    /// Holds a packet, at the cost of the oldest where there is no room.
-    pub(crate) fn hold(
-        &mut self,
-        hash: u64,
-        packet: &RequestInfo,
-        headers: &Headers,
-        bytes: &[u8],
-        ask_each_packet: bool,
-        counters: Stripe<'_>,
-    ) -> Hold {
+    /// Holds a packet of a flow, at the cost of the oldest where there is no room.
+    pub(crate) fn hold(&mut self, hash: u64, flow: &FlowKey, packet: &Presented<'_>) -> Hold {
+        let known = self.pending.find(hash, flow);
         // What joins a flow of which packets are held must not overtake them, though nobody reads.
-        if !self.reader && !self.is_pending(hash, &packet.flow) {
+        if !self.reader && known.is_none() {
             return Hold::NoReader;
         }
+        let Presented {
+            bytes, counters, ..
+        } = *packet;
         if !self.blocks.could_fit(bytes.len()) {
             return Hold::Refused(Reason::DroppedTooLarge);
         }
         let mut request_raised = false;
         // Bound: a slot or a block is won each time, and MAX_CHAIN blocks are enough.
         for _ in 0..=MAX_CHAIN {
-            if !self.free.is_empty() && self.blocks.fits(bytes.len()) {
+            if self.slots.free().is_some() && self.blocks.fits(bytes.len()) {
                 break;
             }
             if let Some(oldest) = self.by_age.front()
@@ -358,25 +260,27 @@ impl PacketCache {
                 request_raised |= self.follow_up(flow, counters);
             }
         }
-        let Some(pending) = self.pending_flow(hash, packet) else {
+        // It may have lost its last packet to make room.
+        let known = known.filter(|pending| self.pending.get(*pending).is_some());
+        let Some(pending) = known.or_else(|| self.new_pending(hash, flow, packet)) else {
             return Hold::Refused(Reason::DroppedPendingFull);
         };
         self.make_room_in_flow(pending, counters);
-        let Some(slot) = self.store(pending, packet, bytes) else {
+        let Some(slot) = self.store(pending, flow, packet) else {
             self.follow_up(pending, counters);
-            return Hold::Refused(Reason::DroppedTooLarge);
+            return Hold::Refused(Reason::DroppedPacketCacheFull);
         };
         let Some(flow) = self.pending.get_mut(pending) else {
             return Hold::Refused(Reason::DroppedUnsettled);
         };
         flow.packets.push_back(&mut self.slots, slot);
-        flow.stats.add(&packet.arrival, headers, packet.time);
+        flow.stats.add(packet.arrival, &packet.headers, packet.now);
         if !self.reader {
-            self.abandoned = self.sequence;
+            self.abandoned = self.ids.last();
         }
         let ask = if flow.decided.is_some() {
             None
-        } else if ask_each_packet {
+        } else if packet.policies.asks_each_packet() {
             Some(slot)
         } else if flow.asked == 0 && flow.releasing == 0 {
             flow.packets.front()
@@ -393,17 +297,21 @@ impl PacketCache {
     }
 
     /// Puts a packet into a slot; room was made before.
-    fn store(&mut self, pending: Handle, packet: &RequestInfo, bytes: &[u8]) -> Option<u32> {
-        let slot = self.free.front()?;
-        let id = self.next_id(slot)?;
-        let chain = self.blocks.store(bytes)?;
-        self.free.remove(&mut self.slots, slot);
-        self.slots.0.get_mut(slot as usize)?.held = Some(Held {
-            info: RequestInfo { id, ..*packet },
-            chain,
-            pending,
-            request: Request::No,
-        });
+    fn store(&mut self, pending: Handle, flow: &FlowKey, packet: &Presented<'_>) -> Option<u32> {
+        let slot = self.slots.free()?;
+        let id = self.ids.fresh(slot)?;
+        let chain = self.blocks.store(packet.bytes)?;
+        self.slots.take_free();
+        let held = self.slots.slot_mut(slot)?;
+        held.info.id = id;
+        held.info.time = packet.now;
+        held.info.flow = *flow;
+        held.info.arrival = *packet.arrival;
+        held.info.size = packet.headers.total_len;
+        held.info.held_len = packet.bytes.len() as u32;
+        held.chain = chain;
+        held.pending = pending;
+        held.state = State::Unasked;
         self.by_age.push_back(&mut self.slots, slot);
         Some(slot)
     }
@@ -413,27 +321,15 @@ impl PacketCache {
         self.pending.find(hash, flow).is_some()
     }
 
-    fn pending_flow(&mut self, hash: u64, packet: &RequestInfo) -> Option<Handle> {
-        if let Some(handle) = self.pending.find(hash, &packet.flow) {
-            return Some(handle);
-        }
-        let pending = Pending {
-            packets: List::EMPTY,
-            asked: 0,
-            releasing: 0,
-            decided: None,
-            next_stalled: None,
-            stats: FlowStats::new(packet.time),
-        };
-        match self.pending.insert(hash, packet.flow, pending, |_| None) {
-            Inserted::Free(handle) | Inserted::Evicted(handle, ..) => Some(handle),
-            Inserted::Full => None,
-        }
+    fn new_pending(&mut self, hash: u64, flow: &FlowKey, packet: &Presented<'_>) -> Option<Handle> {
+        let (handle, pending) = self.pending.insert(hash, flow, |_| None)?;
+        *pending = Pending::new(hash, packet.now, packet.arrival.direction);
+        Some(handle)
     }
 
     /// Drops the oldest packet of a flow that holds as many as it may. The packet that user mode was
     /// asked about stays as long as another can go, or its verdict would find nothing.
-    fn make_room_in_flow(&mut self, flow: Handle, counters: Stripe<'_>) {
+    fn make_room_in_flow(&mut self, flow: Handle, counters: Tally<'_>) {
         let Some(pending) = self.pending.get(flow) else {
             return;
         };
@@ -444,11 +340,7 @@ impl PacketCache {
             return;
         };
         let second = List::<FLOW>::after(&mut self.slots, oldest);
-        let asked = |slot| {
-            self.slots
-                .held(slot)
-                .is_some_and(|held| held.request != Request::No)
-        };
+        let asked = |slot| self.slots.held(slot).is_some_and(Held::is_asked);
         let victim = match second {
             Some(second) if asked(oldest) && !asked(second) => second,
             _ => oldest,
@@ -457,19 +349,19 @@ impl PacketCache {
     }
 
     /// Drops a held packet. Its flow is returned for a [`PacketCache::follow_up`].
-    fn evict(&mut self, slot: u32, reason: Reason, counters: Stripe<'_>) -> Option<Handle> {
+    fn evict(&mut self, slot: u32, reason: Reason, counters: Tally<'_>) -> Option<Handle> {
         let taken = self.take(slot, VerdictOutcome::Evicted, 0)?;
         counters.unhold().end(reason);
-        self.blocks.free(taken.chain);
+        self.give_back(&taken);
         Some(taken.pending)
     }
 
     /// Raises a slot's verdict request.
-    fn raise(&mut self, slot: u32, counters: Stripe<'_>) {
+    fn raise(&mut self, slot: u32, counters: Tally<'_>) {
         let Some(held) = self.slots.held_mut(slot) else {
             return;
         };
-        held.request = Request::Queued;
+        held.state = State::Queued;
         let pending = held.pending;
         self.requests.push_back(&mut self.slots, slot);
         if let Some(flow) = self.pending.get_mut(pending) {
@@ -501,32 +393,32 @@ impl PacketCache {
         };
         self.requests.remove(&mut self.slots, slot);
         if let Some(held) = self.slots.held_mut(slot) {
-            held.request = Request::Delivered;
+            held.state = State::Delivered;
         }
         Delivery::Delivered(delivered)
     }
 
     // ---- letting go -----------------------------------------------------------------------------
 
-    /// The packet that a verdict names, if no verdict for its flow came before.
-    pub(crate) fn decidable(&self, id: PacketId) -> Result<RequestInfo, NotHeld> {
-        let held = self.look(id)?;
-        let decided = self
-            .find(id)
-            .and_then(|(_, held)| self.pending.get(held.pending)?.decided);
-        match decided {
+    /// The slot of the packet that a verdict names, and what is known of it, if no verdict for its flow
+    /// came before.
+    pub(crate) fn decidable(&self, id: PacketId) -> Result<(u32, &RequestInfo), NotHeld> {
+        let not_held = || self.ids.end(id);
+        let slot = self.find(id).ok_or_else(not_held)?;
+        let held = self.slots.held(slot).ok_or_else(not_held)?;
+        match self.pending.get(held.pending).and_then(|flow| flow.decided) {
             Some(decided) => Err(NotHeld {
                 outcome: VerdictOutcome::AlreadyDecided,
                 first: decided.decision.number(),
             }),
-            None => Ok(*held.info),
+            None => Ok((slot, &held.info)),
         }
     }
 
-    /// Decides a flow for good. `None` if its packets are already being let go, which then ends with
-    /// this; else the caller has to let them go by [`PacketCache::next`].
-    pub(crate) fn decide_flow(&mut self, id: PacketId, decided: Decided) -> Option<Handle> {
-        let pending = self.find(id)?.1.pending;
+    /// Decides the flow of a packet for good. `None` if its packets are already being let go, which
+    /// then ends with this; else the caller has to let them go by [`PacketCache::next`].
+    pub(crate) fn decide_flow(&mut self, slot: u32, decided: Decided) -> Option<Handle> {
+        let pending = self.slots.held(slot)?.pending;
         let flow = self.pending.get_mut(pending)?;
         flow.decided = Some(decided);
         if flow.releasing > 0 {
@@ -538,8 +430,7 @@ impl PacketCache {
 
     /// Takes the packet of a verdict for it alone. The caller lets it go, then calls
     /// [`PacketCache::next`].
-    pub(crate) fn decide_packet(&mut self, id: PacketId, decision: Decision) -> Option<Taken> {
-        let (slot, _) = self.find(id)?;
+    pub(crate) fn decide_packet(&mut self, slot: u32, decision: Decision) -> Option<Taken> {
         let taken = self.take(slot, VerdictOutcome::AlreadyDecided, decision.number())?;
         self.begin_release(taken.pending);
         Some(taken)
@@ -574,8 +465,14 @@ impl PacketCache {
         }
     }
 
-    /// What is next for a flow after its packet was let go.
-    pub(crate) fn next(&mut self, handle: Handle, counters: Stripe<'_>) -> Next {
+    /// What is next for a flow after its packet was let go. When all have gone, `cache` is to cache the
+    /// flow's fate, before anything else is held.
+    pub(crate) fn next(
+        &mut self,
+        handle: Handle,
+        counters: Tally<'_>,
+        cache: impl FnOnce(&FlowKey, &Pending, &Decided),
+    ) -> Next {
         let Some(flow) = self.pending.get_mut(handle) else {
             return Next::Done;
         };
@@ -583,10 +480,11 @@ impl PacketCache {
             && flow.releasing == 1
         {
             let Some(front) = flow.packets.front() else {
-                return match self.pending.remove(handle) {
-                    Some((key, pending)) => Next::Cache(key, decided, pending.stats),
-                    None => Next::Done,
-                };
+                if let Some((key, pending)) = self.pending.entry(handle) {
+                    cache(key, pending, &decided);
+                }
+                self.pending.remove(handle);
+                return Next::Done;
             };
             let number = decided.decision.number();
             return match self.take(front, VerdictOutcome::AlreadyDecided, number) {
@@ -600,7 +498,7 @@ impl PacketCache {
     }
 
     /// Leaves the rest of a decided flow's packets to the tick, or ends a release without more ado.
-    pub(crate) fn stall(&mut self, handle: Handle, counters: Stripe<'_>) {
+    pub(crate) fn stall(&mut self, handle: Handle, counters: Tally<'_>) {
         let Some(flow) = self.pending.get_mut(handle) else {
             return;
         };
@@ -629,52 +527,67 @@ impl PacketCache {
         Some(first)
     }
 
-    /// Copies a packet's bytes into a buffer, if they are wanted, and frees them here. `allocate`
+    /// What is known of a packet that is being let go.
+    pub(crate) fn info(&self, taken: &Taken) -> Option<&RequestInfo> {
+        Some(&self.slots.slot(taken.slot)?.info)
+    }
+
+    /// What a fate does with a packet that is being let go.
+    pub(crate) fn action(&self, taken: &Taken, fate: &Fate) -> Option<Action> {
+        let info = self.info(taken)?;
+        Some(fate.action(&info.flow, info.arrival.direction, Met::Held))
+    }
+
+    /// Copies a packet's bytes into a buffer, if they are wanted, and frees its place here. `allocate`
     /// runs under this cache's lock: it must not wait and must not call back.
     pub(crate) fn carry<B: AsMut<[u8]>>(
         &mut self,
-        taken: Taken,
+        taken: &Taken,
         wanted: bool,
         allocate: impl FnOnce(usize) -> Option<B>,
     ) -> Option<B> {
-        let buffer = if wanted {
-            allocate(taken.chain.len()).and_then(|mut buffer| {
-                let copied = self.blocks.copy(&taken.chain, buffer.as_mut());
-                (copied == taken.chain.len()).then_some(buffer)
-            })
-        } else {
-            None
-        };
-        self.blocks.free(taken.chain);
+        let chain = self.slots.slot(taken.slot).map(|slot| &slot.chain);
+        let buffer = chain.filter(|_| wanted).and_then(|chain| {
+            let mut buffer = allocate(chain.len())?;
+            let copied = self.blocks.copy(chain, buffer.as_mut());
+            (copied == chain.len()).then_some(buffer)
+        });
+        self.give_back(taken);
         buffer
     }
 
-    /// Takes a packet out of its slot and lists. The caller owes its end, its bytes' release, and
-    /// what is next for its flow.
+    /// Frees the place of a packet that has been let go.
+    fn give_back(&mut self, taken: &Taken) {
+        if let Some(slot) = self.slots.slot_mut(taken.slot) {
+            let chain = core::mem::replace(&mut slot.chain, Chain::EMPTY);
+            self.blocks.free(chain);
+            self.slots.give_back(taken.slot);
+        }
+    }
+
+    /// Takes a packet out of its lists. The caller owes its end, giving back its place, and what is next
+    /// for its flow.
     fn take(&mut self, slot: u32, outcome: VerdictOutcome, decision: i8) -> Option<Taken> {
-        let held = self.slots.0.get_mut(slot as usize)?.held.take()?;
+        let held = self.slots.held_mut(slot)?;
+        let state = core::mem::replace(&mut held.state, State::Leaving);
+        let (id, pending) = (held.info.id, held.pending);
         self.by_age.remove(&mut self.slots, slot);
-        if held.request == Request::Queued {
+        if state == State::Queued {
             self.requests.remove(&mut self.slots, slot);
         }
-        if let Some(flow) = self.pending.get_mut(held.pending) {
+        if let Some(flow) = self.pending.get_mut(pending) {
             flow.packets.remove(&mut self.slots, slot);
-            if held.request != Request::No {
+            if state != State::Unasked {
                 flow.asked = flow.asked.saturating_sub(1);
             }
         }
-        self.free.push_back(&mut self.slots, slot);
-        self.remember(held.info.id, outcome, decision);
-        Some(Taken {
-            info: held.info,
-            chain: held.chain,
-            pending: held.pending,
-        })
+        self.ids.remember(id, outcome, decision);
+        Some(Taken { slot, pending })
     }
 
     /// After a packet of a flow has gone: asks for the next one, or forgets the flow. Says whether a
     /// request was raised.
-    fn follow_up(&mut self, flow: Handle, counters: Stripe<'_>) -> bool {
+    fn follow_up(&mut self, flow: Handle, counters: Tally<'_>) -> bool {
         let Some(pending) = self.pending.get(flow) else {
             return false;
         };

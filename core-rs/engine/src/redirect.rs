@@ -19,10 +19,12 @@ type End = (Address, u16);
 pub(crate) struct Translation {
     /// The direction of the packet that asked.
     forward: Direction,
-    /// The target.
-    target: End,
+    /// The target's port.
+    target_port: u16,
     /// The port of S'.
     source_port: u16,
+    /// The target.
+    target: Address,
 }
 
 /// How the answers of a redirected flow are given their own addresses again.
@@ -32,10 +34,12 @@ pub(crate) struct WayBack {
     verdict: Verdict,
     /// The direction of the answers.
     direction: Direction,
-    /// Where the flow believes that it talks to.
-    destination: End,
+    /// The port that the flow believes that it talks to.
+    destination_port: u16,
     /// The port of S.
     source_port: u16,
+    /// Where the flow believes that it talks to.
+    destination: Address,
 }
 
 impl Translation {
@@ -55,7 +59,8 @@ impl Translation {
         let (_, source_port) = ends(flow, forward).0;
         Some(Self {
             forward,
-            target: (target.address(flow.version, flow.local), target.port),
+            target: target.address(flow.version, flow.local),
+            target_port: target.port,
             source_port: if attempt == 0 {
                 source_port
             } else {
@@ -71,8 +76,12 @@ impl Translation {
         let ((source, _), _) = ends(flow, self.forward);
         (direction == self.forward).then_some(Rewrite {
             source: Some((source, self.source_port)),
-            destination: Some(self.target),
+            destination: Some(self.target()),
         })
+    }
+
+    const fn target(&self) -> End {
+        (self.target, self.target_port)
     }
 
     /// Whether packets of this direction are those that are redirected.
@@ -82,14 +91,14 @@ impl Translation {
 
     /// Whether the flow goes to the target anyway.
     pub(crate) fn is_identity(&self, flow: &FlowKey) -> bool {
-        ends(flow, self.forward).1 == self.target
+        ends(flow, self.forward).1 == self.target()
     }
 
     /// The key of the answers, and how to change them.
     pub(crate) fn way_back(&self, flow: &FlowKey, verdict: Verdict) -> (FlowKey, WayBack) {
         let (source, destination) = ends(flow, self.forward);
         let direction = self.forward.reversed();
-        let (local, remote) = direction.local_remote(self.target, (source.0, self.source_port));
+        let (local, remote) = direction.local_remote(self.target(), (source.0, self.source_port));
         let key = FlowKey {
             local: local.0,
             local_port: local.1,
@@ -100,7 +109,8 @@ impl Translation {
         let way_back = WayBack {
             verdict,
             direction,
-            destination,
+            destination: destination.0,
+            destination_port: destination.1,
             source_port: source.1,
         };
         (key, way_back)
@@ -112,7 +122,7 @@ impl WayBack {
     pub(crate) fn back(&self, flow: &FlowKey, direction: Direction) -> Option<Rewrite> {
         let (_, (asker, _)) = ends(flow, self.direction);
         (direction == self.direction).then_some(Rewrite {
-            source: Some(self.destination),
+            source: Some((self.destination, self.destination_port)),
             destination: Some((asker, self.source_port)),
         })
     }
@@ -125,6 +135,11 @@ impl WayBack {
     /// Whether packets of this direction are answers.
     pub(crate) fn applies_to(&self, direction: Direction) -> bool {
         direction == self.direction
+    }
+
+    /// The direction of the answers.
+    pub(crate) fn direction(&self) -> Direction {
+        self.direction
     }
 }
 

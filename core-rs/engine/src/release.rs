@@ -1,10 +1,11 @@
 //! Held packets on their way out, one at a time and in order.
 
 use kext_sync::RawLock;
-use kext_types::{Event, Policy, RequestInfo, Timestamp, VerdictOutcome};
+use kext_types::{Event, Policy, Timestamp, VerdictOutcome};
 
-use crate::action::{self, Action, Fate, Met, PolicyReasons, Release, Settled};
-use crate::packet_cache::{Decided, Next, PacketCache, Taken};
+use crate::action::{self, Action, PolicyReasons, Release, Settled};
+use crate::counters::Tally;
+use crate::packet_cache::{Next, PacketCache, Taken};
 use crate::table::Handle;
 use crate::{Engine, NotHeld};
 
@@ -15,6 +16,7 @@ use crate::{Engine, NotHeld};
 #[must_use = "packets stay held until they are asked for"]
 pub struct Releases<'a, R: RawLock> {
     engine: &'a Engine<R>,
+    counters: Tally<'a>,
     first: Option<(Taken, Action)>,
     flow: Option<Handle>,
     /// How many more packets may be let go here; a flow that fills as fast as it empties must not
@@ -23,9 +25,15 @@ pub struct Releases<'a, R: RawLock> {
 }
 
 impl<'a, R: RawLock> Releases<'a, R> {
-    fn new(engine: &'a Engine<R>, first: Option<(Taken, Action)>, flow: Option<Handle>) -> Self {
+    fn new(
+        engine: &'a Engine<R>,
+        counters: Tally<'a>,
+        first: Option<(Taken, Action)>,
+        flow: Option<Handle>,
+    ) -> Self {
         Self {
             engine,
+            counters,
             first,
             flow,
             budget: engine.capacities.flow_packets.saturating_mul(2),
@@ -33,61 +41,67 @@ impl<'a, R: RawLock> Releases<'a, R> {
     }
 
     /// The packets of a flow that was decided.
-    pub(crate) fn of_flow(engine: &'a Engine<R>, flow: Option<Handle>) -> Self {
-        Self::new(engine, None, flow)
+    pub(crate) fn of_flow(
+        engine: &'a Engine<R>,
+        counters: Tally<'a>,
+        flow: Option<Handle>,
+    ) -> Self {
+        Self::new(engine, counters, None, flow)
     }
 
-    /// A packet that was decided by itself.
-    pub(crate) fn of_packet(engine: &'a Engine<R>, taken: Option<Taken>, fate: Fate) -> Self {
-        let first = taken.map(|taken| {
-            let action = fate.action(&taken.info, Met::Held);
-            (taken, action)
-        });
-        Self::of_taken(engine, first)
-    }
-
-    fn of_taken(engine: &'a Engine<R>, first: Option<(Taken, Action)>) -> Self {
+    /// A packet that was taken, and what is to be done with it.
+    pub(crate) fn of_taken(
+        engine: &'a Engine<R>,
+        counters: Tally<'a>,
+        first: Option<(Taken, Action)>,
+    ) -> Self {
         let flow = first.as_ref().map(|(taken, _)| taken.pending);
-        Self::new(engine, first, flow)
+        Self::new(engine, counters, first, flow)
     }
 
     /// The next packet, with its bytes in a buffer from `allocate` where they are needed.
     ///
     /// `allocate` runs under the packet cache's lock: it must not wait, and must not call the engine.
+    #[inline]
     pub fn next<B: AsMut<[u8]>>(
         &mut self,
         allocate: impl FnOnce(usize) -> Option<B>,
     ) -> Option<Release<'a, B>> {
+        let mut packets = self.engine.packets.lock();
+        self.next_locked(&mut packets, allocate)
+    }
+
+    /// The same under the lock.
+    #[inline]
+    pub(crate) fn next_locked<B: AsMut<[u8]>>(
+        &mut self,
+        packets: &mut PacketCache,
+        allocate: impl FnOnce(usize) -> Option<B>,
+    ) -> Option<Release<'a, B>> {
         let engine = self.engine;
-        let mut packets = engine.packets.lock();
+        let counters = self.counters;
         let (taken, action) = if let Some(first) = self.first.take() {
             first
         } else {
             let flow = self.flow.take()?;
             if self.budget == 0 {
-                packets.stall(flow, engine.counters.on(0));
+                packets.stall(flow, counters);
                 return None;
             }
-            match packets.next(flow, engine.counters.on(0)) {
-                Next::Packet(taken, fate) => {
-                    self.flow = Some(flow);
-                    let action = fate.action(&taken.info, Met::Held);
-                    (taken, action)
-                }
-                Next::Cache(key, Decided { fate, epoch, .. }, stats) => {
-                    let hash = engine.hasher.hash(&key);
-                    engine
-                        .flows
-                        .insert(hash, key, fate, stats, epoch, engine.counters.on(0));
-                    return None;
-                }
-                Next::Done => return None,
-            }
+            let next = packets.next(flow, counters, |key, pending, decided| {
+                engine.flows.insert(key, pending, decided, counters);
+            });
+            let Next::Packet(taken, fate) = next else {
+                return None;
+            };
+            self.flow = Some(flow);
+            let action = packets.action(&taken, &fate)?;
+            (taken, action)
         };
         self.budget = self.budget.saturating_sub(1);
-        let obligation = engine.counters.on(0).unhold();
-        let info: RequestInfo = taken.info;
-        let buffer = packets.carry(taken, action.needs_bytes(), allocate);
+        let info = *packets.info(&taken)?;
+        let obligation = counters.unhold();
+        let buffer = packets.carry(&taken, action.needs_bytes(), allocate);
         Some(Release {
             settled: Settled { obligation, action },
             info,
@@ -104,11 +118,11 @@ impl<R: RawLock> Drop for Releases<'_, R> {
         }
         let mut packets = self.engine.packets.lock();
         if let Some((taken, _)) = self.first.take() {
-            drop(self.engine.counters.on(0).unhold());
-            packets.carry::<[u8; 0]>(taken, false, |_| None);
+            drop(self.counters.unhold());
+            packets.carry::<[u8; 0]>(&taken, false, |_| None);
         }
         if let Some(flow) = self.flow.take() {
-            packets.stall(flow, self.engine.counters.on(0));
+            packets.stall(flow, self.counters);
         }
     }
 }
@@ -121,7 +135,11 @@ pub(crate) fn abandoned<R: RawLock>(engine: &Engine<R>) -> Option<Releases<'_, R
     }
     // Its flow may be one of these.
     if let Some(flow) = packets.unstall() {
-        return Some(Releases::of_flow(engine, Some(flow)));
+        return Some(Releases::of_flow(
+            engine,
+            engine.counters.shared(),
+            Some(flow),
+        ));
     }
     take_abandoned(engine, &mut packets)
 }
@@ -130,7 +148,11 @@ pub(crate) fn abandoned<R: RawLock>(engine: &Engine<R>) -> Option<Releases<'_, R
 pub(crate) fn due<R: RawLock>(engine: &Engine<R>, now: Timestamp) -> Option<Releases<'_, R>> {
     let mut packets = engine.packets.lock();
     if let Some(flow) = packets.unstall() {
-        return Some(Releases::of_flow(engine, Some(flow)));
+        return Some(Releases::of_flow(
+            engine,
+            engine.counters.shared(),
+            Some(flow),
+        ));
     }
     if packets.holds_abandoned() {
         return take_abandoned(engine, &mut packets);
@@ -157,7 +179,8 @@ fn by_policy<'a, R: RawLock>(
     policy: Policy,
     reasons: &PolicyReasons,
 ) -> Releases<'a, R> {
-    Releases::of_taken(engine, Some((taken, Action::of_policy(policy, reasons))))
+    let first = (taken, Action::of_policy(policy, reasons));
+    Releases::of_taken(engine, engine.counters.shared(), Some(first))
 }
 
 impl NotHeld {

@@ -7,15 +7,18 @@ use kext_packet::Headers;
 use kext_sync::RawLock;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_types::{
-    Arrival, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp, Verdict,
+    Arrival, Direction, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp,
+    Verdict,
 };
 
 use crate::action::Fate;
-use crate::counters::Stripe;
+use crate::classify::Presented;
+use crate::counters::Tally;
 use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
 use crate::flow_table::{FlowTable, Found};
 use crate::memory::OutOfMemory;
+use crate::pending::{Decided, Pending};
 use crate::redirect::WayBack;
 use crate::settings::Settings;
 
@@ -28,6 +31,23 @@ pub(crate) struct VerdictCache<R> {
     events: FlowEvents<R>,
     /// Where the next report of traffic begins.
     report_cursor: AtomicU64,
+}
+
+/// What a packet of a cached flow meets.
+pub(crate) enum Hit {
+    /// A verdict without translation.
+    Plain(Verdict),
+    /// Another fate.
+    Other(Fate),
+}
+
+impl Hit {
+    pub(crate) fn fate(self) -> Fate {
+        match self {
+            Self::Plain(verdict) => Fate::Verdict(verdict, None),
+            Self::Other(fate) => fate,
+        }
+    }
 }
 
 impl<R: RawLock> Found<'_, R> {
@@ -60,20 +80,41 @@ impl<R: RawLock> Found<'_, R> {
 
     /// The flow's fate, for a packet of it that is counted to it. `None` for a packet that goes the
     /// other way than a way back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hit(
         mut self,
         arrival: &Arrival,
         headers: &Headers,
         now: Timestamp,
-    ) -> Option<Fate> {
-        let fate = self.fate();
-        if let Fate::WayBack(way_back) = &fate
-            && !way_back.applies_to(arrival.direction)
-        {
-            return None;
-        }
+    ) -> Option<Hit> {
+        let hit = match self.plain() {
+            Some(verdict) => Hit::Plain(verdict),
+            None => return self.hit_other(arrival, headers, now),
+        };
         self.count(|stats| stats.add(arrival, headers, now));
+        Some(hit)
+    }
+
+    /// The same of a flow whose fate is more than a verdict.
+    #[cold]
+    fn hit_other(mut self, arrival: &Arrival, headers: &Headers, now: Timestamp) -> Option<Hit> {
+        let fate = self.fate_of(arrival)?;
+        self.count(|stats| stats.add(arrival, headers, now));
+        Some(Hit::Other(fate))
+    }
+
+    /// The fate, unless it is a way back and the packet goes the other way.
+    fn fate_of(&self, arrival: &Arrival) -> Option<Fate> {
+        match self.fate() {
+            Fate::WayBack(way_back) if !way_back.applies_to(arrival.direction) => None,
+            fate => Some(fate),
+        }
+    }
+
+    /// The flow's fate for an ICMP error about it, which is counted to it but does not keep it cached.
+    fn hit_by_error(mut self, arrival: &Arrival, headers: &Headers) -> Option<Fate> {
+        let fate = self.fate_of(arrival)?;
+        self.count(|stats| stats.add_traffic(arrival, headers));
         Some(fate)
     }
 
@@ -86,6 +127,7 @@ impl<R: RawLock> Found<'_, R> {
         }
     }
 
+    #[inline(always)]
     fn is_idle(&self, settings: &Settings<R>, now: Timestamp) -> bool {
         let stats = self.stats();
         let idle = now.as_nanos().saturating_sub(stats.last_seen.as_nanos());
@@ -124,7 +166,7 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Tells and counts that this flow makes room for one of `epoch`.
-    fn makes_room(&self, leaving: &Found<'_, R>, epoch: u32, counters: Stripe<'_>) {
+    fn makes_room(&self, leaving: &Found<'_, R>, epoch: u32, counters: Tally<'_>) {
         self.tell(leaving, FlowEnd::Evicted, epoch);
         if leaving.epoch() == epoch {
             counters.count(Event::FlowEvicted);
@@ -137,29 +179,51 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// A flow that is neither dead nor idle for too long; one that is, is removed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn live(
         &self,
         hash: u64,
         key: &FlowKey,
         settings: &Settings<R>,
         now: Timestamp,
-        counters: Stripe<'_>,
+        counters: Tally<'_>,
     ) -> Option<Found<'_, R>> {
         let found = self.flows.find(hash, key)?;
         let epoch = self.epoch();
-        if found.epoch() != epoch {
-            self.tell(&found, FlowEnd::Cleared, epoch);
-            found.remove();
-            return None;
-        }
-        if found.is_idle(settings, now) {
-            counters.count(Event::FlowExpired);
-            self.tell(&found, found.end_by_time(), epoch);
-            found.remove();
+        if found.epoch() != epoch || found.is_idle(settings, now) {
+            self.end(found, epoch, counters);
             return None;
         }
         Some(found)
+    }
+
+    /// Removes a flow that was cleared or has been idle for too long.
+    #[cold]
+    fn end(&self, found: Found<'_, R>, epoch: u32, counters: Tally<'_>) {
+        if found.epoch() == epoch {
+            counters.count(Event::FlowExpired);
+        }
+        self.tell(&found, found.end_by_time(), epoch);
+        found.remove();
+    }
+
+    /// The fate of a live flow for an ICMP error about it.
+    pub(crate) fn hit_by_error(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        error: &Presented<'_>,
+    ) -> Option<Fate> {
+        let Presented {
+            headers,
+            arrival,
+            now,
+            counters,
+            ..
+        } = error;
+        self.live(hash, key, settings, *now, *counters)?
+            .hit_by_error(arrival, headers)
     }
 
     /// The verdict of a cached flow, which stays cached as if a packet of it had come now.
@@ -169,7 +233,7 @@ impl<R: RawLock> VerdictCache<R> {
         key: &FlowKey,
         settings: &Settings<R>,
         now: Timestamp,
-        counters: Stripe<'_>,
+        counters: Tally<'_>,
     ) -> Option<Verdict> {
         let mut found = self.live(hash, key, settings, now, counters)?;
         found.count(|stats| stats.last_seen = stats.last_seen.max(now));
@@ -177,16 +241,16 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Caches a flow's fate, in place of what was cached for it. Nothing is cached if the cache was
-    /// cleared after `epoch`, when the fate was decided.
+    /// cleared after the fate was decided.
     pub(crate) fn insert(
         &self,
-        hash: u64,
-        key: FlowKey,
-        fate: Fate,
-        stats: FlowStats,
-        epoch: u32,
-        counters: Stripe<'_>,
+        key: &FlowKey,
+        pending: &Pending,
+        decided: &Decided,
+        counters: Tally<'_>,
     ) {
+        let Pending { hash, stats, .. } = *pending;
+        let Decided { fate, epoch, .. } = *decided;
         let Some(inserting) = self.flows.inserting(hash) else {
             return;
         };
@@ -194,12 +258,12 @@ impl<R: RawLock> VerdictCache<R> {
             return;
         }
         counters.count(Event::FlowCached);
-        if let Some(mut standing) = self.flows.find(hash, &key) {
+        if let Some(mut standing) = self.flows.find(hash, key) {
             self.tell(&standing, FlowEnd::Replaced, epoch);
             standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
             return;
         }
-        inserting.insert(key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
+        inserting.insert(*key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
             self.makes_room(leaving, epoch, counters);
         });
     }
@@ -213,7 +277,7 @@ impl<R: RawLock> VerdictCache<R> {
         way_back: WayBack,
         settings: &Settings<R>,
         now: Timestamp,
-        counters: Stripe<'_>,
+        counters: Tally<'_>,
     ) -> bool {
         let Some(inserting) = self.flows.inserting(hash) else {
             return false;
@@ -221,7 +285,10 @@ impl<R: RawLock> VerdictCache<R> {
         // Read within the turn, so that no flow under this key is of a later one.
         let epoch = self.epoch();
         let fate = Fate::WayBack(way_back);
-        let (origin, stats) = (FlowOrigin::WayBack, FlowStats::new(now));
+        let (origin, stats) = (
+            FlowOrigin::WayBack,
+            FlowStats::new(now, way_back.direction()),
+        );
         if let Some(mut standing) = self.flows.find(hash, &key) {
             if standing.epoch() == epoch && !standing.is_idle(settings, now) {
                 let same = standing.fate() == fate;
@@ -242,17 +309,19 @@ impl<R: RawLock> VerdictCache<R> {
         true
     }
 
-    /// Whether a flow is cached with a verdict of its own, and has not been idle for too long.
-    pub(crate) fn contains(
+    /// Which way the first packet went of a flow that is cached with a verdict of its own, and has not
+    /// been idle for too long.
+    pub(crate) fn opened(
         &self,
         hash: u64,
         key: &FlowKey,
         settings: &Settings<R>,
         now: Timestamp,
-    ) -> bool {
-        self.flows.find(hash, key).is_some_and(|found| {
-            found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now)
-        })
+    ) -> Option<Direction> {
+        let found = self.flows.find(hash, key)?;
+        let cached =
+            found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now);
+        cached.then_some(found.stats().opened)
     }
 
     /// Gives a cached flow a new fate in place of `old`, if it still has that.
@@ -264,10 +333,16 @@ impl<R: RawLock> VerdictCache<R> {
         }
     }
 
-    /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none.
-    pub(crate) fn update(&self, hash: u64, key: &FlowKey, fate: Fate) -> bool {
+    /// Replaces the fate of a cached flow with a verdict of its own. `false` if there is none, or if a
+    /// redirect is for a flow that was `opened` the other way, before this one took its place.
+    pub(crate) fn update(&self, hash: u64, key: &FlowKey, opened: Direction, fate: Fate) -> bool {
+        let is_plain = matches!(fate, Fate::Verdict(_, None));
         match self.flows.find(hash, key) {
-            Some(mut found) if found.epoch() == self.epoch() && found.has_verdict() => {
+            Some(mut found)
+                if found.epoch() == self.epoch()
+                    && found.has_verdict()
+                    && (is_plain || found.stats().opened == opened) =>
+            {
                 found.set_fate(fate);
                 found.set_origin(FlowOrigin::Update);
                 true
@@ -277,7 +352,7 @@ impl<R: RawLock> VerdictCache<R> {
     }
 
     /// Forgets every flow, in constant time.
-    pub(crate) fn clear(&self, counters: Stripe<'_>) {
+    pub(crate) fn clear(&self, counters: Tally<'_>) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
         counters.count(Event::CacheCleared);
     }
@@ -298,12 +373,12 @@ impl<R: RawLock> VerdictCache<R> {
         }
     }
 
-    /// Shows flows with traffic since they were last shown here, with that traffic in place of the
-    /// whole, until `show` has no room. The next report goes on behind the last flow shown.
+    /// Shows flows with traffic since they were last shown here, and that traffic's bytes outbound and
+    /// inbound, until `show` has no room. The next report goes on behind the last flow shown.
     ///
     /// Looks at the whole cache once, a part at a time: it serves a v1 request, whose caller waits
     /// for it and holds nothing.
-    pub(crate) fn report_traffic(&self, mut show: impl FnMut(&FlowInfo) -> bool) {
+    pub(crate) fn report_traffic(&self, mut show: impl FnMut(&FlowKey, [u64; 2]) -> bool) {
         let epoch = self.epoch();
         let positions = self.positions();
         // Two reports at once may begin at one place, but no traffic is told twice.
@@ -314,20 +389,19 @@ impl<R: RawLock> VerdictCache<R> {
         while left > 0 {
             let step = left.min(LIST_POSITIONS);
             let visited = self.visit(cursor, step, |flow| {
-                let traffic = flow.stats().traffic;
-                let [outbound, inbound] = traffic;
-                let [told_outbound, told_inbound] = flow.reported();
-                let news = FlowInfo {
-                    outbound: outbound.since(told_outbound),
-                    inbound: inbound.since(told_inbound),
-                    ..flow.info()
-                };
-                if flow.epoch() != epoch || news.outbound.bytes + news.inbound.bytes == 0 {
+                let now @ [outbound, inbound] = flow.stats().traffic.map(|traffic| traffic.bytes);
+                let told = flow.reported();
+                if flow.epoch() != epoch || now == told {
                     return true;
                 }
-                let shown = show(&news);
+                let [told_outbound, told_inbound] = told;
+                let news = [
+                    outbound.saturating_sub(told_outbound),
+                    inbound.saturating_sub(told_inbound),
+                ];
+                let shown = show(flow.key(), news);
                 if shown {
-                    flow.set_reported(traffic);
+                    flow.set_reported(now);
                 }
                 shown
             });

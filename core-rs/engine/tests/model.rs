@@ -81,6 +81,7 @@ struct Packet {
 struct Cached {
     verdict: Verdict,
     forward: Direction,
+    opened: Direction,
     seen: Timestamp,
 }
 
@@ -97,6 +98,8 @@ struct Model {
     abandoned: u64,
     cached: HashMap<u16, Cached>,
     last_arrival: HashMap<u16, Timestamp>,
+    /// Which way the first packet went, of each flow that waits.
+    opened: HashMap<u16, Direction>,
     ends: HashMap<u64, (u64, VerdictOutcome, i8)>,
     seen: u64,
     ended: BTreeMap<Reason, u64>,
@@ -193,6 +196,9 @@ impl Model {
             raised |= self.ask_first(flow);
         }
         let of_flow = self.of_flow(flow);
+        if of_flow.is_empty() {
+            self.opened.insert(flow, way);
+        }
         if of_flow.len() == CAPACITIES.flow_packets as usize {
             let second = self.held[of_flow[0]].asked && !self.held[of_flow[1]].asked;
             let victim = of_flow[usize::from(second)];
@@ -242,6 +248,7 @@ impl Model {
             let cached = Cached {
                 verdict,
                 forward,
+                opened: self.opened[&flow],
                 seen,
             };
             self.cached.insert(flow, cached);
@@ -371,7 +378,7 @@ impl Pair {
                 let cached = cached.filter(|cached| !Model::is_idle(cached, now));
                 assert_eq!(updated, cached.is_some());
                 if let Some(cached) = cached {
-                    (cached.verdict, cached.forward) = (verdict, Direction::Outbound);
+                    (cached.verdict, cached.forward) = (verdict, cached.opened);
                 }
             }
             Step::Clear => {

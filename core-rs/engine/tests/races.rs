@@ -12,28 +12,38 @@ use std::rc::Rc;
 
 use kext_engine::{Classified, Delivery, Engine};
 use kext_sync::RawLock;
-use kext_types::{Address, Config, Direction, FlowKey, FlowOrigin, IpVersion, Timestamp, Verdict};
+use kext_types::{
+    Address, Config, Direction, Event, FlowKey, FlowOrigin, IpVersion, Reason, Timestamp, Verdict,
+};
 
 use common::*;
 
 type Act = Rc<dyn Fn()>;
 
+/// What another processor does, and before which lock.
+struct Meanwhile {
+    act: Act,
+    /// How many locks come before it, of those that are taken while at most `held` others are held.
+    locks: usize,
+    held: usize,
+}
+
 thread_local! {
-    /// What happens before the lock that is so many locks away.
-    static MEANWHILE: RefCell<Option<(usize, Act)>> = const { RefCell::new(None) };
+    static MEANWHILE: RefCell<Option<Meanwhile>> = const { RefCell::new(None) };
     static ACTED: Cell<bool> = const { Cell::new(false) };
+    static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
 fn meanwhile() {
-    let act = MEANWHILE.with_borrow_mut(|meanwhile| match meanwhile {
-        Some((0, _)) => meanwhile.take().map(|(_, act)| act),
-        Some((left, _)) => {
-            *left -= 1;
-            None
+    let now = MEANWHILE.with_borrow_mut(|meanwhile| {
+        let due = meanwhile.as_mut().filter(|due| HELD.get() <= due.held)?;
+        if due.locks == 0 {
+            return meanwhile.take();
         }
-        None => None,
+        due.locks -= 1;
+        None
     });
-    if let Some(act) = act {
+    if let Some(Meanwhile { act, .. }) = now {
         ACTED.set(true);
         act();
     }
@@ -49,14 +59,17 @@ unsafe impl RawLock for Raced {
 
     fn lock(&self) -> Self::Guard {
         meanwhile();
-        self.0.try_lock().expect("the model is of one thread")
+        self.try_lock().expect("the model is of one thread")
     }
 
     fn try_lock(&self) -> Option<Self::Guard> {
-        self.0.try_lock()
+        let guard = self.0.try_lock()?;
+        HELD.set(HELD.get() + 1);
+        Some(guard)
     }
 
     unsafe fn unlock(&self, guard: Self::Guard) {
+        HELD.set(HELD.get() - 1);
         // SAFETY: the caller gives back what locking gave.
         unsafe { self.0.unlock(guard) }
     }
@@ -77,10 +90,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Rc<Self> {
-        let mut config = Config::default();
-        config.redirect_tunnel.v4 = Address::v4([203, 0, 113, 54]);
-        let engine = Engine::try_new(SMALL, config, 42).unwrap();
-        engine.set_reader(true);
+        Self::of(engine())
+    }
+
+    /// Teaches the engine the redirected flow.
+    fn of(engine: Engine<Raced>) -> Rc<Self> {
         teach(
             &engine,
             &udp(HERE, THERE, 1),
@@ -104,11 +118,10 @@ impl Scene {
     /// takes fewer.
     fn race(self: &Rc<Self>, lock: usize, now: Timestamp, act: fn(&Self, Timestamp)) -> bool {
         let scene = Rc::clone(self);
-        ACTED.set(false);
-        MEANWHILE.set(Some((lock, Rc::new(move || act(&scene, now)))));
-        present(&self.engine, &udp(HERE, THERE, 2), now);
-        MEANWHILE.set(None);
-        ACTED.get()
+        let act = Rc::new(move || act(&scene, now));
+        race(lock, 1, act, || {
+            present(&self.engine, &udp(HERE, THERE, 2), now);
+        })
     }
 
     /// A packet whose flow's key is that of the way back.
@@ -126,20 +139,58 @@ impl Scene {
     }
 }
 
-/// Presents a packet; whether it was settled.
-fn present(engine: &Engine<Raced>, packet: &[u8], now: Timestamp) -> bool {
-    match engine.classify(packet, packet.len(), &arrival(Direction::Outbound), now) {
-        Classified::Held { .. } => false,
+fn engine() -> Engine<Raced> {
+    let mut config = Config::default();
+    config.redirect_tunnel.v4 = Address::v4([203, 0, 113, 54]);
+    let engine = Engine::try_new(SMALL, config, 42).unwrap();
+    engine.set_reader(true);
+    engine
+}
+
+/// Runs `operation` with `act` before one of its locks, of those that it takes while it holds at most
+/// `held` others. `false` if it takes fewer.
+fn race(locks: usize, held: usize, act: Act, operation: impl FnOnce()) -> bool {
+    ACTED.set(false);
+    MEANWHILE.set(Some(Meanwhile { act, locks, held }));
+    operation();
+    MEANWHILE.set(None);
+    ACTED.get()
+}
+
+/// Presents an outbound packet; why it ended, if it did.
+fn present(engine: &Engine<Raced>, packet: &[u8], now: Timestamp) -> Option<Reason> {
+    present_as(engine, packet, Direction::Outbound, now)
+}
+
+fn present_as(
+    engine: &Engine<Raced>,
+    packet: &[u8],
+    direction: Direction,
+    now: Timestamp,
+) -> Option<Reason> {
+    match engine.classify(packet, packet.len(), &arrival(direction), now) {
+        Classified::Held { .. } => None,
         Classified::Settled { settled, .. } => {
             let reason = reason(&settled.action);
             settled.obligation.end(reason);
-            true
+            Some(reason)
         }
     }
 }
 
 fn teach(engine: &Engine<Raced>, packet: &[u8], verdict: Verdict, now: Timestamp) {
-    assert!(!present(engine, packet, now), "it is asked for");
+    teach_as(engine, packet, Direction::Outbound, verdict, now);
+}
+
+fn teach_as(
+    engine: &Engine<Raced>,
+    packet: &[u8],
+    direction: Direction,
+    verdict: Verdict,
+    now: Timestamp,
+) {
+    let end = present_as(engine, packet, direction, now);
+    assert_eq!(end, None, "it is asked for");
     let Delivery::Delivered(id) = engine.deliver(|held| Some(held.info.id)) else {
         panic!("no request");
     };
@@ -168,4 +219,158 @@ fn a_way_back_takes_no_place_of_a_flow_cached_since_a_clear() {
         let verdict = scene.engine.lookup(&scene.way_back, START);
         assert_eq!(verdict, Some(Verdict::Drop), "lock {lock}");
     }
+}
+
+/// The flow ends, and the same ends begin another one the other way round.
+#[test]
+fn an_update_is_never_for_a_flow_that_goes_the_other_way() {
+    let later = Timestamp::from_nanos(START.as_nanos() + 11 * 60_000_000_000);
+    let (there, back) = (udp(HERE, THERE, 1), udp(THERE, HERE, 2));
+    let flow = key(&there);
+    let mut races = 0;
+    for lock in 0.. {
+        let engine = Rc::new(engine());
+        teach(&engine, &there, Verdict::Accept, START);
+        let other = Rc::clone(&engine);
+        let packet = back.clone();
+        let act = move || teach_as(&other, &packet, Direction::Inbound, Verdict::Accept, later);
+        let mut updated = false;
+        let acted = race(lock, 0, Rc::new(act), || {
+            updated = engine.update_verdict(&flow, Verdict::RedirectTunnel, START);
+        });
+        if !acted {
+            break;
+        }
+        races += 1;
+        let end = present_as(&engine, &back, Direction::Inbound, later);
+        let expected = if updated {
+            Reason::RedirectedCache
+        } else {
+            Reason::PermittedCache
+        };
+        assert_eq!(end, Some(expected), "lock {lock}");
+    }
+    assert!(races >= 4, "{races}");
+}
+
+/// A redirected flow whose way back was found idle, in a cache of so many flows that came since, all at
+/// one time. The next packet of the flow puts the way back in again, while another processor may put in
+/// other flows, in turns of their own.
+fn without_way_back(flows: u16) -> (Rc<Scene>, Timestamp) {
+    let minutes = |n: u64| Timestamp::from_nanos(START.as_nanos() + n * 60_000_000_000);
+    let engine = engine();
+    // So many that the redirected flow is not the first in its bucket, and makes room for none.
+    for flow in 1..700 {
+        teach(&engine, &numbered(flow, 1), Verdict::Accept, START);
+    }
+    let scene = Scene::of(engine);
+    // A packet against the redirect does not look for the way back.
+    let stray = udp(THERE, HERE, 1);
+    let (late, now) = (minutes(9), minutes(11));
+    for time in [late, now] {
+        let end = present_as(&scene.engine, &stray, Direction::Inbound, time);
+        assert_eq!(end, Some(Reason::DroppedRedirectImpossible));
+    }
+    assert_eq!(scene.engine.lookup(&scene.way_back, now), None);
+    for flow in 0..flows {
+        teach(
+            &scene.engine,
+            &numbered(1_000 + flow, 1),
+            Verdict::Accept,
+            now,
+        );
+    }
+    (scene, now)
+}
+
+/// Where in the cache a flow stands.
+fn place(engine: &Engine<Raced>, flow: &FlowKey) -> Option<u64> {
+    let mut cursor = 0;
+    loop {
+        let mut found = false;
+        cursor = engine.list_flows(cursor, |info| {
+            found = info.flow == *flow;
+            !found
+        });
+        if found || cursor == 0 {
+            return found.then_some(cursor);
+        }
+    }
+}
+
+fn key(packet: &[u8]) -> FlowKey {
+    kext_packet::testing::parse(packet).flow_key(Direction::Outbound)
+}
+
+/// A packet of a flow that would take the very place of the way back, if it came before it.
+fn rival(flows: u16) -> Vec<u8> {
+    let (scene, now) = without_way_back(flows);
+    present(&scene.engine, &udp(HERE, THERE, 2), now);
+    let taken = place(&scene.engine, &scene.way_back);
+    assert!(taken.is_some());
+    let (mut scene, _) = without_way_back(flows);
+    for flow in 20_000..22_000 {
+        if flows == 0 {
+            // Or those before it would make it choose its other bucket.
+            (scene, _) = without_way_back(flows);
+        }
+        let packet = numbered(flow, 1);
+        teach(&scene.engine, &packet, Verdict::Accept, now);
+        if place(&scene.engine, &key(&packet)) == taken {
+            return packet;
+        }
+    }
+    panic!("no flow takes the place of the way back");
+}
+
+#[test]
+fn two_that_choose_one_free_place_both_find_room() {
+    let rival = rival(0);
+    let mut races = 0;
+    for lock in 0.. {
+        let (scene, now) = without_way_back(0);
+        let evicted = scene.engine.counters().event(Event::FlowEvicted);
+        let (other, packet) = (Rc::clone(&scene), rival.clone());
+        let act = move || teach(&other.engine, &packet, Verdict::Accept, now);
+        let acted = race(lock, 1, Rc::new(act), || {
+            present(&scene.engine, &udp(HERE, THERE, 2), now);
+        });
+        if !acted {
+            break;
+        }
+        races += 1;
+        let cached = [key(&rival), scene.way_back].map(|flow| scene.engine.lookup(&flow, now));
+        let expected = [Some(Verdict::Accept), Some(Verdict::RedirectTunnel)];
+        assert_eq!(cached, expected, "lock {lock}");
+        let event = scene.engine.counters().event(Event::FlowEvicted);
+        assert_eq!(event, evicted, "lock {lock}");
+    }
+    assert!(races >= 4, "{races}");
+}
+
+/// So many flows that every place is taken.
+const CROWD: u16 = 3_000;
+
+#[test]
+fn two_that_choose_one_flow_to_make_room_take_two() {
+    let rival = rival(CROWD);
+    let mut races = 0;
+    for lock in 0.. {
+        let (scene, filled) = without_way_back(CROWD);
+        // Those of the crowd were seen longer ago than the two.
+        let now = Timestamp::from_nanos(filled.as_nanos() + 1_000_000_000);
+        let (other, packet) = (Rc::clone(&scene), rival.clone());
+        let act = move || teach(&other.engine, &packet, Verdict::Accept, now);
+        let acted = race(lock, 1, Rc::new(act), || {
+            present(&scene.engine, &udp(HERE, THERE, 2), now);
+        });
+        if !acted {
+            break;
+        }
+        races += 1;
+        let cached = [key(&rival), scene.way_back].map(|flow| scene.engine.lookup(&flow, now));
+        let expected = [Some(Verdict::Accept), Some(Verdict::RedirectTunnel)];
+        assert_eq!(cached, expected, "lock {lock}");
+    }
+    assert!(races >= 4, "{races}");
 }

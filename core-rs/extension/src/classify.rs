@@ -1,10 +1,10 @@
 //! Packets: what the engine decides is done here, then counted.
 
-use kext_engine::{Action, Classified, EARLY_FRAGMENTS, EarlyFragment, Release, Settled};
+use kext_engine::{Action, Classified, EARLY_FRAGMENTS, EarlyFragment, Lane, Release, Settled};
 use kext_packet::reply;
 use kext_packet::rewrite::{rewrite, rewrite_error};
 use kext_packet::{Headers, MAX_REPLY_LEN, ReplyKind, Rewrite};
-use kext_types::{Arrival, Event, Reason};
+use kext_types::{Arrival, Direction, Event, Reason};
 
 use crate::{Extension, Host, Injection, InjectionKind};
 
@@ -23,15 +23,22 @@ impl<H: Host> Extension<H> {
     /// Decides what happens to a packet.
     ///
     /// `bytes` are what the host has of it, from the IP header on. `on_wire` is how many there were,
-    /// and more only where the host saw the packet cut short. Nothing is kept of `bytes`.
-    pub fn classify(&self, bytes: &[u8], on_wire: usize, arrival: &Arrival) -> Classification {
+    /// and more only where the host saw the packet cut short. Nothing is kept of `bytes`. It is
+    /// counted in the `lane` of whoever presents packets here.
+    pub fn classify(
+        &self,
+        lane: &Lane<'_>,
+        bytes: &[u8],
+        on_wire: usize,
+        arrival: &Arrival,
+    ) -> Classification {
         let now = self.host.now();
-        let processor = self.host.processor();
-        let classified = self
-            .engine
-            .classify_on(processor, bytes, on_wire, arrival, now);
-        // Those that follow another first one are left to its caller: they must not overtake it.
-        let leads = self.engine.has_early() && is_first_fragment(bytes, on_wire);
+        let classified = self.engine.classify_on(lane, bytes, on_wire, arrival, now);
+        let leading = if self.engine.has_early() {
+            first_fragment(bytes, on_wire)
+        } else {
+            None
+        };
         let classification = match classified {
             Classified::Held { request_raised } => {
                 if request_raised {
@@ -40,12 +47,14 @@ impl<H: Host> Extension<H> {
                 Classification::Absorb(None)
             }
             Classified::Settled { settled, headers } => match &headers {
-                Some(headers) if leads => self.end_leading(settled, headers, bytes, arrival),
+                Some(headers) if leading.is_some() => {
+                    self.end_leading(settled, headers, bytes, arrival)
+                }
                 headers => self.end_presented(settled, headers.as_ref(), bytes, arrival),
             },
         };
-        if leads {
-            self.let_early_go();
+        if let Some(first) = leading {
+            self.let_early_go(&first, arrival.direction);
         }
         classification
     }
@@ -73,11 +82,13 @@ impl<H: Host> Extension<H> {
         }
     }
 
-    /// Fragments whose first one has come after them go the same way, in order of arrival.
-    fn let_early_go(&self) {
-        // Bound: as many as can wait. What becomes ready meanwhile has a caller of its own.
+    /// Fragments that came before this first one go the same way, in order of arrival.
+    fn let_early_go(&self, first: &Headers, direction: Direction) {
+        // Bound: as many as can wait.
         for _ in 0..EARLY_FRAGMENTS {
-            let early = self.engine.next_early(|len| self.host.allocate(len));
+            let early = self
+                .engine
+                .next_early(first, direction, |len| self.host.allocate(len));
             let Some(EarlyFragment {
                 obligation,
                 arrival,
@@ -282,6 +293,9 @@ impl<H: Host> Extension<H> {
     }
 }
 
-fn is_first_fragment(bytes: &[u8], on_wire: usize) -> bool {
-    Headers::parse(bytes, on_wire).is_ok_and(|headers| headers.is_first_fragment())
+/// The headers of a first fragment, if this is one.
+#[cold]
+fn first_fragment(bytes: &[u8], on_wire: usize) -> Option<Headers> {
+    let headers = Headers::parse(bytes, on_wire).ok();
+    headers.filter(Headers::is_first_fragment)
 }

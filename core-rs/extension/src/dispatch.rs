@@ -2,12 +2,15 @@
 
 use core::time::Duration;
 
-use kext_engine::NotHeld;
-use kext_types::{Decision, PacketId, VerdictOutcome};
+use kext_engine::{Lane, NotHeld};
+use kext_types::{Decision, PacketId, Timestamp, VerdictOutcome};
 use kext_wire::verdicts::Outcome;
 use kext_wire::{BufferTooSmall, ControlCode, DecodeError, Status};
 
 use crate::{Extension, Host};
+
+/// The lane of who answers device requests: the last, which hosts with fewer processors leave free.
+const REQUEST_LANE: usize = usize::MAX;
 
 /// How a device request goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,11 +138,29 @@ impl<H: Host> Extension<H> {
         })
     }
 
-    /// Gives a held packet a verdict, and lets go what that sets free.
-    pub(crate) fn decide(&self, id: PacketId, decision: Decision) -> Result<(), NotHeld> {
-        let releases = self.engine.decide(id, decision, self.host.now())?;
-        self.let_go(releases);
+    /// Gives a held packet a verdict, and lets go what that sets free. The caller [wakes readers]
+    /// afterwards.
+    ///
+    /// [wakes readers]: Self::wake_readers
+    pub(crate) fn decide(
+        &self,
+        lane: &Lane<'_>,
+        id: PacketId,
+        decision: Decision,
+        now: Timestamp,
+    ) -> Result<(), NotHeld> {
+        let allocate = |len| self.host.allocate(len);
+        let (first, releases) = self.engine.decide_on(lane, id, decision, now, allocate)?;
+        if let Some(first) = first {
+            self.end_held(first);
+        }
+        self.end_all(releases);
         Ok(())
+    }
+
+    /// A lane for as long as one device request is answered.
+    pub(crate) fn request_lane(&self) -> Lane<'_> {
+        self.engine.lane(REQUEST_LANE)
     }
 }
 

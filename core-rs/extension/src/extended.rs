@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use kext_engine::Delivery;
-use kext_types::{Event, Reason, VerdictOutcome};
+use kext_engine::Lane;
+use kext_types::{Event, Reason, Timestamp, VerdictOutcome};
 use kext_wire::Status;
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
@@ -60,17 +60,28 @@ impl<H: Host> Extension<H> {
         let engine = &self.engine;
         let mut writer = ReceiveWriter::new(buffer.output(), request.max_requests, request.payload)
             .map_err(too_small)?;
-        // Bound: the most requests of one message. Each is taken under a lock of its own.
+        let mut refused = false;
+        // Bound: the most requests of one message.
         while !writer.is_full() {
-            let delivered =
-                engine.deliver(|held| writer.push(held.info, |payload| held.copy_to(payload)).ok());
-            match delivered {
-                Delivery::Delivered(()) => {}
-                Delivery::Refused if writer.count() == 0 => return Err(Status::BUFFER_TOO_SMALL),
-                Delivery::Empty if writer.count() == 0 && !timed_out => {
-                    return Ok(Answer::Wait(wait, request.max_requests));
-                }
-                Delivery::Refused | Delivery::Empty => break,
+            let more = engine.deliver_some(|held| {
+                let mut copied = 0;
+                let pushed = writer.push(held.info, |payload| {
+                    copied = held.copy_to(payload);
+                    copied
+                });
+                refused = pushed.is_err();
+                pushed.ok().map(|()| copied)
+            });
+            if !more {
+                break;
+            }
+        }
+        if writer.count() == 0 {
+            if refused {
+                return Err(Status::BUFFER_TOO_SMALL);
+            }
+            if !timed_out {
+                return Ok(Answer::Wait(wait, request.max_requests));
             }
         }
         Ok(Answer::Bytes(writer.finish(engine.queued_requests())))
@@ -79,12 +90,15 @@ impl<H: Host> Extension<H> {
     pub(crate) fn set_verdicts(&self, buffer: &mut Buffer<'_>) -> Handled {
         let (bytes, input_len, output_len) = buffer.whole();
         let verdicts = InPlace::new(bytes, input_len, output_len)?;
-        Ok(Answer::Bytes(
-            verdicts.answer(|entry| self.set_verdict(entry)),
-        ))
+        let lane = self.request_lane();
+        let now = self.host.now();
+        let answer = verdicts.answer(|entry| self.set_verdict(&lane, entry, now));
+        // Once, for however many flows have something to ask again.
+        self.wake_readers();
+        Ok(Answer::Bytes(answer))
     }
 
-    fn set_verdict(&self, entry: VerdictEntry) -> Outcome {
+    fn set_verdict(&self, lane: &Lane<'_>, entry: VerdictEntry, now: Timestamp) -> Outcome {
         let Some(decision) = entry.decision() else {
             self.engine.counters().count(Event::VerdictInvalid);
             return VerdictOutcome::InvalidVerdict.into();
@@ -93,7 +107,7 @@ impl<H: Host> Extension<H> {
             self.engine.counters().count(Event::VerdictUnknownId);
             return VerdictOutcome::UnknownId.into();
         };
-        match self.decide(id, decision) {
+        match self.decide(lane, id, decision, now) {
             Ok(()) => VerdictOutcome::Applied.into(),
             Err(not_held) => outcome(not_held),
         }

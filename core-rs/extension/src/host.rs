@@ -20,13 +20,6 @@ pub trait Host {
     /// The time now.
     fn now(&self) -> Timestamp;
 
-    /// The number of the processor that this runs on, as far as that is cheap to know: packets on
-    /// processors with different numbers are counted apart and do not slow each other down. A wrong
-    /// number costs time only.
-    fn processor(&self) -> usize {
-        0
-    }
-
     /// Random bits; the same ones where runs must repeat.
     fn random(&self) -> u64;
 

@@ -25,6 +25,7 @@ use kext_wire::Status;
 pub use classify::Classification;
 pub use dispatch::{Attempt, Dispatch};
 pub use host::{Host, InjectError, Injection, InjectionKind};
+pub use kext_engine::Lane;
 
 /// How many due packets one [`Extension::tick`] settles.
 pub const TICK_LIMIT: usize = 64;
@@ -69,6 +70,12 @@ impl<H: Host> Extension<H> {
     /// The engine, for hosts that show its counters.
     pub fn engine(&self) -> &Engine<H::Lock> {
         &self.engine
+    }
+
+    /// A place to count for one of the threads or processors that present packets, to be kept: see
+    /// [`Engine::lane`].
+    pub fn lane(&self, number: usize) -> Lane<'_> {
+        self.engine.lane(number)
     }
 
     /// User mode opens the device: from now on somebody reads.
@@ -146,11 +153,19 @@ impl<H: Host> Extension<H> {
     }
 
     /// Lets packets go as the engine says, in order, then wakes readers if that raised requests.
-    fn let_go(&self, mut releases: Releases<'_, H::Lock>) {
+    fn let_go(&self, releases: Releases<'_, H::Lock>) {
+        self.end_all(releases);
+        self.wake_readers();
+    }
+
+    fn end_all(&self, mut releases: Releases<'_, H::Lock>) {
         // Bound: the releases' own budget.
         while let Some(release) = releases.next(|len| self.host.allocate(len)) {
             self.end_held(release);
         }
+    }
+
+    fn wake_readers(&self) {
         if self.engine.queued_requests() > 0 {
             self.host.requests_ready();
         }

@@ -66,9 +66,10 @@ impl<H: Host> Extension<H> {
             return Ok(Answer::Bytes(0));
         };
         let decided = match self.engine.resolve_v1(info.id) {
-            Ok(id) => self.decide(id, decision),
+            Ok(id) => self.decide(&self.request_lane(), id, decision, self.host.now()),
             Err(not_held) => Err(self.engine.refuse(not_held)),
         };
+        self.wake_readers();
         Ok(match decided {
             Ok(()) => Answer::Bytes(0),
             Err(not_held) if not_held.outcome == VerdictOutcome::UnknownId => {
@@ -119,14 +120,14 @@ impl<H: Host> Extension<H> {
         let room = request.entries(buffer.output_len()).map_err(too_small)?;
         let out = buffer.output();
         let mut count = 0;
-        self.engine.report_traffic(|flow| {
+        self.engine.report_traffic(|flow, [transmitted, received]| {
             if count >= room {
                 return false;
             }
             let connection = Connection {
-                flow: flow.flow,
-                received: flow.inbound.bytes,
-                transmitted: flow.outbound.bytes,
+                flow: *flow,
+                received,
+                transmitted,
             };
             let written = connection.encode_at(out, count).is_ok();
             count += usize::from(written);

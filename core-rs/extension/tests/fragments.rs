@@ -113,7 +113,12 @@ fn nobody_elses_packet_lets_early_fragments_overtake_their_first_one() {
     }
     fn present(packet: &[u8]) {
         let extension = EXTENSION.get().unwrap();
-        let _ = extension.classify(packet, packet.len(), &arrival(Direction::Outbound));
+        let _ = extension.classify(
+            &extension.lane(0),
+            packet,
+            packet.len(),
+            &arrival(Direction::Outbound),
+        );
     }
     let config = Config {
         no_reader: Policy::Permit,

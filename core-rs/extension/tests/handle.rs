@@ -57,7 +57,12 @@ fn a_next_owner_waits_until_the_last_ones_packets_are_settled() {
     extension.open().unwrap();
     let outbound = |port: u16| {
         let packet = syn(LOCAL, &format!("198.51.100.20:{port}"));
-        extension.classify(&packet, packet.len(), &arrival(Direction::Outbound))
+        extension.classify(
+            &extension.lane(0),
+            &packet,
+            packet.len(),
+            &arrival(Direction::Outbound),
+        )
     };
     for port in 1..=3 {
         assert_eq!(outbound(port), Classification::Absorb(None));
@@ -70,6 +75,11 @@ fn a_next_owner_waits_until_the_last_ones_packets_are_settled() {
     extension.open().unwrap();
     assert!(extension.is_reading());
     let packet = syn(LOCAL, REMOTE);
-    let held = extension.classify(&packet, packet.len(), &arrival(Direction::Outbound));
+    let held = extension.classify(
+        &extension.lane(0),
+        &packet,
+        packet.len(),
+        &arrival(Direction::Outbound),
+    );
     assert_eq!(held, Classification::Absorb(None));
 }

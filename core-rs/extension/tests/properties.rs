@@ -133,7 +133,7 @@ fn apply(extension: &TestExtension, operation: Operation) {
             } else {
                 Direction::Outbound
             };
-            extension.classify(&bytes, on_wire, &arrival(direction));
+            extension.classify(&extension.lane(0), &bytes, on_wire, &arrival(direction));
         }
         Operation::Verdict { id, number } => {
             let mut input = [0; VerdictInfo::LEN];

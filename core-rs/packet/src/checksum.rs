@@ -43,7 +43,7 @@ impl Sum {
     pub fn add_address(self, version: IpVersion, address: Address) -> Self {
         match version {
             IpVersion::V4 => self.add_bytes(&address.v4_bytes()),
-            IpVersion::V6 => self.add_bytes(address.bytes()),
+            IpVersion::V6 => self.add_bytes(&address.bytes()),
         }
     }
 

@@ -35,6 +35,7 @@ pub(crate) struct Chain {
 }
 
 /// Walks from the end of the IP header to the transport header.
+#[inline(always)]
 pub(crate) fn walk(view: &View<'_>, ip: &IpHeader) -> Result<Chain, ParseError> {
     let mut chain = Chain {
         protocol: ip.next,
@@ -63,6 +64,7 @@ pub(crate) fn walk(view: &View<'_>, ip: &IpHeader) -> Result<Chain, ParseError> 
 impl Chain {
     /// Whether no extension header is next. What follows the fragment header of a later fragment
     /// is data, whatever its number says.
+    #[inline]
     fn is_at_end(&self, version: IpVersion) -> bool {
         self.fragment.is_some_and(Fragment::is_later) || !is_extension(version, self.protocol)
     }
@@ -80,7 +82,7 @@ impl Chain {
             }
         };
         // Every extension header is 8 bytes or longer.
-        let header = view.at::<8>(start).ok_or(truncated(start + 8))?;
+        let header = view.at::<[u8; 8]>(start).ok_or(truncated(start + 8))?;
         let &[next, length, _, fourth, ..] = header;
         let len = match self.protocol {
             protocol::FRAGMENT => 8,
@@ -138,6 +140,7 @@ impl Chain {
 }
 
 /// Whether this protocol number is a header that says what follows it.
+#[inline]
 fn is_extension(version: IpVersion, number: u8) -> bool {
     match version {
         IpVersion::V4 => number == protocol::AH,

@@ -1,6 +1,7 @@
 //! The walk from the IP header to the 5-tuple.
 
 use kext_types::{Address, Direction, FlowKey, IpVersion, protocol};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::error::{ParseError, ParseErrorKind};
 use crate::extensions::{self, Chain};
@@ -68,6 +69,7 @@ impl Headers {
     /// cut them. `on_wire` is how many bytes there were on the wire, padding included; no less
     /// than `bytes.len()` is assumed. A packet that says it is longer than `on_wire` is an error.
     /// One cut short is not, as long as its 5-tuple can be read.
+    #[inline(always)]
     pub fn parse(bytes: &[u8], on_wire: usize) -> Result<Self, ParseError> {
         let ip = match bytes.first().map(|first| first >> 4) {
             None => return Err(ParseErrorKind::Empty.at(0)),
@@ -136,6 +138,7 @@ impl Headers {
     ///
     /// ICMP and ICMPv6 echoes have no ports; their identifier, which request and reply share
     /// (RFC 792, RFC 4443 §4), stands in the place of the local one whichever way they go.
+    #[inline(always)]
     pub fn flow_key(&self, direction: Direction) -> FlowKey {
         let (local, remote) = direction.local_remote(self.source, self.destination);
         let (local_port, remote_port) = match self.echo_id() {
@@ -172,6 +175,7 @@ impl Headers {
     }
 
     /// The identifier of an ICMP or ICMPv6 echo request or reply.
+    #[inline(always)]
     fn echo_id(&self) -> Option<u16> {
         match self.transport_info {
             TransportInfo::Icmp(message) => message.echo_id,
@@ -181,6 +185,7 @@ impl Headers {
 
     /// Whether this is an ICMP error or redirect: a message about another packet, which it quotes
     /// (RFC 1122 §3.2.2; RFC 4443 §2.1: all ICMPv6 types below 128; RFC 4861 §4.5).
+    #[inline(always)]
     pub fn is_icmp_error(&self) -> bool {
         let TransportInfo::Icmp(message) = self.transport_info else {
             return false;
@@ -200,6 +205,7 @@ impl Headers {
     /// - DHCPv6 likewise (RFC 8415 §7.2).
     ///
     /// Multicast listener discovery is not: it is multicast, and has that class's switch.
+    #[inline(always)]
     pub fn is_infrastructure(&self) -> bool {
         const DHCP: (u16, u16) = (67, 68);
         const DHCPV6: (u16, u16) = (547, 546);
@@ -217,6 +223,7 @@ impl Headers {
     }
 
     /// Whether the ports are server and client, either way, or server and server (a relay).
+    #[inline]
     fn is_between(&self, (server, client): (u16, u16)) -> bool {
         let ports = (self.source_port, self.destination_port);
         ports == (client, server) || ports == (server, client) || ports == (server, server)
@@ -248,9 +255,14 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
-    /// `N` bytes at `offset`, if they are held.
-    pub(crate) fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        self.held.get(offset..)?.first_chunk()
+    /// The structure at `offset`, if all of it is held.
+    #[inline]
+    pub(crate) fn at<T: FromBytes + KnownLayout + Immutable + Unaligned>(
+        &self,
+        offset: usize,
+    ) -> Option<&T> {
+        let (found, _) = T::ref_from_prefix(self.held.get(offset..)?).ok()?;
+        Some(found)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The IPv4 header, RFC 791 §3.1.
 
 use kext_types::{Address, IpVersion};
+use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::error::{ParseError, ParseErrorKind};
 use crate::headers::{Fragment, IpHeader};
@@ -8,30 +10,32 @@ use crate::headers::{Fragment, IpHeader};
 /// Length of the header without options, in bytes.
 pub(crate) const MIN_HEADER: usize = 20;
 
-/// Parses the header at the start of `bytes`, whose version field is 4.
-pub(crate) fn parse(bytes: &[u8]) -> Result<IpHeader, ParseError> {
-    let header: &[u8; MIN_HEADER] = bytes
-        .first_chunk()
-        .ok_or(ParseErrorKind::TruncatedHeader.at(0))?;
-    let [
-        first,
-        _,
-        l0,
-        l1,
-        i0,
-        i1,
-        f0,
-        f1,
-        hop_limit,
-        next,
-        _,
-        _,
-        addresses @ ..,
-    ] = *header;
-    let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
+/// The header without options. Each field is read where it is: copying the header first would have
+/// every packet wait for the copy.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Header {
+    version_and_length: u8,
+    service: u8,
+    total_len: U16,
+    id: U16,
+    flags_and_offset: U16,
+    hop_limit: u8,
+    next: u8,
+    checksum: U16,
+    source: U32,
+    destination: U32,
+}
 
-    let header_len = usize::from(first & 0x0f) * 4;
-    let total_len = u16::from_be_bytes([l0, l1]);
+const _: () = assert!(size_of::<Header>() == MIN_HEADER);
+
+/// Parses the header at the start of `bytes`, whose version field is 4.
+#[inline(always)]
+pub(crate) fn parse(bytes: &[u8]) -> Result<IpHeader, ParseError> {
+    let (header, options) =
+        Header::ref_from_prefix(bytes).map_err(|_| ParseErrorKind::TruncatedHeader.at(0))?;
+    let header_len = usize::from(header.version_and_length & 0x0f) * 4;
+    let total_len = header.total_len.get();
     if header_len < MIN_HEADER {
         return Err(ParseErrorKind::HeaderLengthTooSmall.at(0));
     }
@@ -41,23 +45,24 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<IpHeader, ParseError> {
     if header_len > usize::from(total_len) {
         return Err(ParseErrorKind::HeaderBeyondPacket.at(0));
     }
-    let options = bytes
-        .get(MIN_HEADER..header_len)
+    let options = options
+        .get(..header_len - MIN_HEADER)
         .ok_or(ParseErrorKind::TruncatedHeader.at(0))?;
     Ok(IpHeader {
         version: IpVersion::V4,
-        source: Address::v4([s0, s1, s2, s3]),
-        destination: Address::v4([d0, d1, d2, d3]),
+        source: Address::v4(header.source.get().to_be_bytes()),
+        destination: Address::v4(header.destination.get().to_be_bytes()),
         total_len: total_len.into(),
         length_field: 2,
         end: header_len as u16,
-        next,
-        hop_limit,
-        fragment: fragment(u16::from_be_bytes([i0, i1]), u16::from_be_bytes([f0, f1])),
-        source_routed: has_source_route(options),
+        next: header.next,
+        hop_limit: header.hop_limit,
+        fragment: fragment(header.id.get(), header.flags_and_offset.get()),
+        source_routed: !options.is_empty() && has_source_route(options),
     })
 }
 
+#[inline]
 fn fragment(id: u16, flags_and_offset: u16) -> Option<Fragment> {
     const MORE: u16 = 0x2000;
     const OFFSET: u16 = 0x1fff;

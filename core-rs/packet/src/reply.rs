@@ -270,8 +270,8 @@ impl Frame<'_> {
         put(out, 0, &[0x60, 0, 0, 0])?;
         put(out, 4, &payload_len.to_be_bytes())?;
         put(out, 6, &[number, HOP_LIMIT])?;
-        put(out, 8, self.headers.destination.bytes())?;
-        put(out, 24, self.headers.source.bytes())?;
+        put(out, 8, &self.headers.destination.bytes())?;
+        put(out, 24, &self.headers.source.bytes())?;
         Some(ipv6::HEADER)
     }
 }

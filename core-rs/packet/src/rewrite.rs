@@ -215,7 +215,7 @@ impl Plan {
                 self.replace(packet, place.address, new, has_pseudo_header, true);
             }
             IpVersion::V6 => {
-                let new = *address.bytes();
+                let new = address.bytes();
                 self.replace(packet, place.address, new, has_pseudo_header, false);
             }
         }

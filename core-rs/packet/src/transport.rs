@@ -1,6 +1,10 @@
 //! Transport headers: ports, and the little more that replies need.
 
+use core::mem::offset_of;
+
 use kext_types::{IpVersion, protocol};
+use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::error::{ParseError, ParseErrorKind};
 use crate::extensions::Chain;
@@ -10,7 +14,11 @@ use crate::headers::{Fragment, View};
 pub(crate) const TCP_HEADER: usize = 20;
 
 /// What the transport header says beside the ports.
+///
+/// The tag is a word of its own: packed between the fields it would be read in another width than it
+/// was written in, which stalls the processor for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
 pub enum TransportInfo {
     /// A TCP segment with its whole fixed header.
     Tcp(TcpSegment),
@@ -59,6 +67,11 @@ impl TcpFlags {
         self.0 & other.0 == other.0
     }
 
+    /// Whether a bit of `others` is set.
+    pub const fn any(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
     /// The bits of both.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -76,6 +89,30 @@ pub struct IcmpMessage {
     /// The identifier of an echo request or reply, in host order; `None` for other messages.
     pub echo_id: Option<u16>,
 }
+
+/// What all protocols with ports begin with.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Ports {
+    source: U16,
+    destination: U16,
+}
+
+/// The TCP header without options, RFC 9293 §3.1.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct TcpHeader {
+    ports: Ports,
+    sequence: U32,
+    acknowledgement: U32,
+    offset: u8,
+    flags: u8,
+    window: U16,
+    checksum: U16,
+    urgent: U16,
+}
+
+const _: () = assert!(size_of::<TcpHeader>() == TCP_HEADER);
 
 /// What was read of the transport header.
 pub(crate) struct Transport {
@@ -95,6 +132,7 @@ impl Transport {
 }
 
 /// Length of the shortest header, in bytes, of the protocols that are looked into.
+#[inline]
 fn min_header(version: IpVersion, number: u8) -> Option<usize> {
     match (version, number) {
         (_, protocol::TCP) => Some(TCP_HEADER),
@@ -109,6 +147,7 @@ fn min_header(version: IpVersion, number: u8) -> Option<usize> {
 }
 
 /// Reads the transport header at the end of `chain`.
+#[inline(always)]
 pub(crate) fn parse(
     view: &View<'_>,
     version: IpVersion,
@@ -134,7 +173,7 @@ pub(crate) fn parse(
         return Ok(Transport::portless(icmp(view, version, start)));
     }
     // All the others begin with the two ports.
-    let &[s0, s1, d0, d1] = view
+    let ports: &Ports = view
         .at(start)
         .ok_or(ParseErrorKind::TruncatedTransport.at(start))?;
     let info = if chain.protocol == protocol::TCP {
@@ -143,44 +182,25 @@ pub(crate) fn parse(
         TransportInfo::Other
     };
     Ok(Transport {
-        source_port: u16::from_be_bytes([s0, s1]),
-        destination_port: u16::from_be_bytes([d0, d1]),
+        source_port: ports.source.get(),
+        destination_port: ports.destination.get(),
         info,
     })
 }
 
 /// `len` is what the IP header leaves for the segment.
+#[inline(always)]
 fn tcp(
     view: &View<'_>,
     chain: &Chain,
     start: usize,
     len: usize,
 ) -> Result<TransportInfo, ParseError> {
-    const DATA_OFFSET: usize = 12;
-    let Some(
-        &[
-            _,
-            _,
-            _,
-            _,
-            s0,
-            s1,
-            s2,
-            s3,
-            a0,
-            a1,
-            a2,
-            a3,
-            offset,
-            flags,
-            ..,
-        ],
-    ) = view.at::<TCP_HEADER>(start)
-    else {
+    let Some(header) = view.at::<TcpHeader>(start) else {
         return Ok(TransportInfo::Missing);
     };
-    let header_len = usize::from(offset >> 4) * 4;
-    let bad = ParseErrorKind::BadTransportHeader.at(start + DATA_OFFSET);
+    let header_len = usize::from(header.offset >> 4) * 4;
+    let bad = ParseErrorKind::BadTransportHeader.at(start + offset_of!(TcpHeader, offset));
     if header_len < TCP_HEADER {
         return Err(bad);
     }
@@ -189,19 +209,19 @@ fn tcp(
         None if chain.fragment.is_some() => return Err(ParseErrorKind::TinyFragment.at(start)),
         None => return Err(bad),
     };
-    let flags = TcpFlags(flags);
+    let flags = TcpFlags(header.flags);
     let syn_and_fin =
         u32::from(flags.contains(TcpFlags::SYN)) + u32::from(flags.contains(TcpFlags::FIN));
     Ok(TransportInfo::Tcp(TcpSegment {
-        sequence: u32::from_be_bytes([s0, s1, s2, s3]),
-        acknowledgement: u32::from_be_bytes([a0, a1, a2, a3]),
+        sequence: header.sequence.get(),
+        acknowledgement: header.acknowledgement.get(),
         flags,
         segment_len: data_len + syn_and_fin,
     }))
 }
 
 fn icmp(view: &View<'_>, version: IpVersion, start: usize) -> TransportInfo {
-    let Some(&[icmp_type, code, _, _, i0, i1, _, _]) = view.at(start) else {
+    let Some(&[icmp_type, code, _, _, i0, i1, _, _]) = view.at::<[u8; 8]>(start) else {
         return TransportInfo::Missing;
     };
     let is_echo = match version {

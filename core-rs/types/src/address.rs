@@ -34,46 +34,68 @@ impl IpVersion {
 ///
 /// A mapped address may also stand in a real IPv6 header, so the family is always told by an
 /// [`IpVersion`] beside the address, never by its bytes.
+///
+/// Kept as the two numbers that the bytes are, since every packet's addresses are compared and
+/// hashed: both then stay in registers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Address([u8; 16]);
+pub struct Address {
+    high: u64,
+    low: u64,
+}
 
 impl Address {
     /// The all-zero IPv6 address, `::`.
-    pub const UNSPECIFIED: Self = Self([0; 16]);
+    pub const UNSPECIFIED: Self = Self { high: 0, low: 0 };
 
-    const MAPPED_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+    const MAPPED_PREFIX: u64 = 0xffff;
 
     /// An IPv4 address in its mapped form.
-    pub const fn v4([a, b, c, d]: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    #[inline]
+    pub const fn v4(bytes: [u8; 4]) -> Self {
+        Self {
+            high: 0,
+            low: Self::MAPPED_PREFIX << 32 | u32::from_be_bytes(bytes) as u64,
+        }
     }
 
     /// An IPv6 address.
+    #[inline]
     pub const fn v6(bytes: [u8; 16]) -> Self {
-        Self(bytes)
+        let whole = u128::from_be_bytes(bytes);
+        Self {
+            high: (whole >> 64) as u64,
+            low: whole as u64,
+        }
+    }
+
+    /// The 16 bytes in network order, as one number: the first byte is the highest.
+    #[inline]
+    pub const fn to_bits(self) -> u128 {
+        (self.high as u128) << 64 | self.low as u128
     }
 
     /// The 16 bytes in network order.
-    pub const fn bytes(&self) -> &[u8; 16] {
-        &self.0
+    #[inline]
+    pub const fn bytes(&self) -> [u8; 16] {
+        self.to_bits().to_be_bytes()
     }
 
     /// The last four bytes: the IPv4 address where this is one.
+    #[inline]
     pub const fn v4_bytes(&self) -> [u8; 4] {
-        let [.., a, b, c, d] = self.0;
-        [a, b, c, d]
+        (self.low as u32).to_be_bytes()
     }
 
     /// Whether the bytes have the form of a mapped IPv4 address.
     pub fn is_v4_mapped(&self) -> bool {
-        self.0.starts_with(&Self::MAPPED_PREFIX)
+        self.high == 0 && self.low >> 32 == Self::MAPPED_PREFIX
     }
 
     /// The standard library's address of this family.
     pub fn to_ip(self, version: IpVersion) -> IpAddr {
         match version {
             IpVersion::V4 => IpAddr::V4(Ipv4Addr::from(self.v4_bytes())),
-            IpVersion::V6 => IpAddr::V6(Ipv6Addr::from(self.0)),
+            IpVersion::V6 => IpAddr::V6(Ipv6Addr::from_bits(self.to_bits())),
         }
     }
 
@@ -108,7 +130,7 @@ impl fmt::Debug for Address {
         if self.is_v4_mapped() {
             fmt::Display::fmt(&Ipv4Addr::from(self.v4_bytes()), f)
         } else {
-            fmt::Display::fmt(&Ipv6Addr::from(self.0), f)
+            fmt::Display::fmt(&Ipv6Addr::from_bits(self.to_bits()), f)
         }
     }
 }

@@ -68,8 +68,8 @@ pub struct FlowKey {
 impl Hash for FlowKey {
     /// Three wide words instead of a call for each field: this runs for every packet.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(u128::from_ne_bytes(*self.local.bytes()));
-        state.write_u128(u128::from_ne_bytes(*self.remote.bytes()));
+        state.write_u128(self.local.to_bits());
+        state.write_u128(self.remote.to_bits());
         state.write_u64(
             u64::from(self.local_port)
                 | u64::from(self.remote_port) << 16

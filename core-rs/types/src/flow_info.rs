@@ -46,15 +46,6 @@ impl Traffic {
         self.packets = self.packets.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
     }
-
-    /// What has come since an earlier count.
-    #[must_use]
-    pub const fn since(self, earlier: Self) -> Self {
-        Self {
-            packets: self.packets.saturating_sub(earlier.packets),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-        }
-    }
 }
 
 /// A cached flow.
@@ -74,7 +65,7 @@ pub struct FlowInfo {
     pub inbound: Traffic,
     /// When its first packet was presented.
     pub first_seen: Timestamp,
-    /// When its last packet was presented.
+    /// When its last packet was presented, ICMP errors about it left aside.
     pub last_seen: Timestamp,
 }
 

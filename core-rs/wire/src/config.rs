@@ -150,8 +150,8 @@ impl From<&Config> for RawConfig {
             replies_per_second: U32::new(config.replies_per_second),
             dns_v4: dns.v4.v4_bytes(),
             tunnel_v4: tunnel.v4.v4_bytes(),
-            dns_v6: *dns.v6.bytes(),
-            tunnel_v6: *tunnel.v6.bytes(),
+            dns_v6: dns.v6.bytes(),
+            tunnel_v6: tunnel.v6.bytes(),
         }
     }
 }

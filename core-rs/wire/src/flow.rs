@@ -62,8 +62,8 @@ impl RawFlow {
 /// An IPv4 address is always sent in its mapped form, whatever the upper bytes of the value hold.
 fn wire_address(version: IpVersion, address: Address) -> [u8; 16] {
     match version {
-        IpVersion::V4 => *Address::v4(address.v4_bytes()).bytes(),
-        IpVersion::V6 => *address.bytes(),
+        IpVersion::V4 => Address::v4(address.v4_bytes()).bytes(),
+        IpVersion::V6 => address.bytes(),
     }
 }
 

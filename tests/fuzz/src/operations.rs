@@ -180,9 +180,19 @@ impl Scene {
                 self.flows.push(flow);
             }
         }
+        let first = Headers::parse(packet, on_wire).ok();
+        let direction = arrival.direction;
         // Bound: as many as can wait.
         for _ in 0..EARLY_FRAGMENTS {
-            let Some(early) = self.engine.next_early(|len| Some(vec![0; len])) else {
+            let allocate = |len| Some(vec![0; len]);
+            let early = first
+                .as_ref()
+                .and_then(|first| self.engine.next_early(first, direction, allocate));
+            let Some(early) = early else {
+                assert!(
+                    !self.engine.has_early(),
+                    "a first fragment left some behind"
+                );
                 return;
             };
             let EarlyFragment {
@@ -331,24 +341,31 @@ impl Scene {
     }
 
     fn list(&mut self, room: u8) {
-        let mut seen = HashMap::new();
         let mut left = room;
-        let show = |info: &kext_types::FlowInfo| {
-            if left == 0 {
-                return false;
-            }
-            left -= 1;
-            assert!(info.first_seen <= info.last_seen);
-            assert!(
-                seen.insert(info.flow, info.verdict).is_none(),
-                "a flow shown twice"
-            );
-            true
+        let mut has_room = || {
+            let room = left > 0;
+            left = left.saturating_sub(1);
+            room
         };
         if room & 1 == 0 {
-            self.cursor = self.engine.list_flows(self.cursor, show);
+            let mut seen = HashMap::new();
+            self.cursor = self.engine.list_flows(self.cursor, |info| {
+                assert!(info.first_seen <= info.last_seen);
+                let shown = has_room();
+                if shown {
+                    let before = seen.insert(info.flow, info.verdict);
+                    assert!(before.is_none(), "a flow shown twice");
+                }
+                shown
+            });
         } else {
-            self.engine.report_traffic(show);
+            let mut seen = HashSet::new();
+            self.engine.report_traffic(|flow, bytes| {
+                assert_ne!(bytes, [0, 0], "a report of nothing");
+                let shown = has_room();
+                assert!(!shown || seen.insert(*flow), "a flow reported twice");
+                shown
+            });
         }
     }
 

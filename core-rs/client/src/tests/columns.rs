@@ -33,7 +33,7 @@ fn columns_say_what_requests_do() {
         let info = &request.info;
         assert_eq!(columns.ids[row], info.id.get());
         assert_eq!(columns.times[row], info.time.as_nanos());
-        assert_eq!(columns.flows.local_addresses[row], *info.flow.local.bytes());
+        assert_eq!(columns.flows.local_addresses[row], info.flow.local.bytes());
         assert_eq!(columns.flows.local_ports[row], info.flow.local_port);
         assert_eq!(columns.flows.remote_ports[row], info.flow.remote_port);
         assert_eq!(columns.flows.versions[row], info.flow.version.number());

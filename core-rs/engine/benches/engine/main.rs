@@ -10,6 +10,7 @@
 
 mod measure;
 mod scene;
+mod spin;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -24,7 +25,7 @@ use std::hash::{Hash, Hasher};
 use kext_types::Timestamp;
 
 use measure::{Limits, Random, Report, Row, Singles, clock_cost, least_mean, thread_time};
-use scene::{Bench, NOW, Packet, Spread, decide_next, drain, engine, present, teach};
+use scene::{Bench, NOW, Packet, Spread, drain, engine, present, teach};
 
 /// Figures of one table size: flows, and targets and baselines in nanoseconds.
 struct Size {
@@ -85,13 +86,24 @@ fn main() {
         "reading the clock (part of single times)",
         clock_cost(),
     ));
-    for size in &SIZES {
+    // `cargo bench -- hold` measures one part; without a name all are measured.
+    let parts: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|name| name == part);
+    for size in SIZES.iter().filter(|size| wanted(size.name)) {
         table(&mut report, size);
     }
-    for (held, name) in [(1, "1"), (1_000, "1,000"), (65_535, "all")] {
-        hold(&mut report, held, name);
+    if wanted("hold") {
+        for (held, name) in [(1, "1"), (1_000, "1,000"), (65_535, "all")] {
+            hold(&mut report, held, name);
+        }
+        steps(&mut report);
     }
-    tick(&mut report);
+    if wanted("tick") {
+        tick(&mut report);
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench/engine.json");
     report.write(&path).expect("a writable target folder");
 }
@@ -149,10 +161,11 @@ fn table(report: &mut Report, size: &Size) {
     );
     let packets: Vec<Packet> = order.iter().map(|&flow| spread.packet(flow)).collect();
     let hit = |packets: &[Packet]| {
+        let lane = engine.lane(0);
         least_mean(3, operations, || {
             for _ in 0..repeat {
                 for packet in packets {
-                    present(&engine, packet, NOW);
+                    scene::present_on(&engine, &lane, packet, NOW);
                 }
             }
         })
@@ -183,12 +196,13 @@ fn threads(report: &mut Report, engine: &Bench, name: &str, which: &str, packets
                     let (barrier, packets) = (&barrier, packets[processor]);
                     let rounds = OPERATIONS.div_ceil(packets.len());
                     scope.spawn(move || {
+                        let lane = engine.lane(processor);
                         let clock = Instant::now();
                         barrier.wait();
                         let started = thread_time(clock);
                         for _ in 0..rounds {
                             for packet in packets {
-                                scene::present_on(engine, processor, packet, NOW);
+                                scene::present_on(engine, &lane, packet, NOW);
                             }
                         }
                         (thread_time(clock) - started) / (rounds * packets.len()) as f64
@@ -271,10 +285,11 @@ fn one_port(report: &mut Report, size: &Size) {
     let order = cached(&engine, spread, size.flows);
     let packets: Vec<Packet> = order.iter().map(|&flow| spread.packet(flow)).collect();
     let repeat = OPERATIONS.div_ceil(order.len());
+    let lane = engine.lane(0);
     let time = least_mean(3, repeat * packets.len(), || {
         for _ in 0..repeat {
             for packet in &packets {
-                present(&engine, packet, NOW);
+                scene::present_on(&engine, &lane, packet, NOW);
             }
         }
     });
@@ -290,15 +305,19 @@ fn one_port(report: &mut Report, size: &Size) {
 fn hold(report: &mut Report, held: u32, name: &str) {
     let spread = Spread::Both;
     let engine = engine(1_024, 65_536);
-    let mut ids: Vec<_> = (0..held).map(|i| scene::hold(&engine, spread, i)).collect();
+    let lane = engine.lane(0);
+    let mut ids: Vec<_> = (0..held)
+        .map(|i| scene::hold(&engine, &lane, spread, i))
+        .collect();
     Random(3).shuffle(&mut ids);
     let rounds = 100_000;
     let mut next = held;
     let time = least_mean(5, rounds, || {
         for i in 0..rounds {
             let at = i % ids.len();
-            let old = std::mem::replace(&mut ids[at], scene::hold(&engine, spread, next));
-            drain(engine.decide(old, scene::ONCE, NOW).expect("a held packet"));
+            let fresh = scene::hold(&engine, &lane, spread, next);
+            let old = std::mem::replace(&mut ids[at], fresh);
+            scene::decide_once(&engine, &lane, old);
             next = (next + 1) % (1 << 24);
         }
     });
@@ -310,6 +329,50 @@ fn hold(report: &mut Report, held: u32, name: &str) {
                 Some(if held < 65_535 { 685.0 } else { 22_000.0 }),
             ),
     );
+}
+
+/// The steps of a held packet's way by themselves, a thousand packets at a time.
+fn steps(report: &mut Report) {
+    const PACKETS: u32 = 1_000;
+    const ROUNDS: u32 = 200;
+    let engine = engine(1_024, 1_024);
+    let lane = engine.lane(0);
+    let mut ids = Vec::with_capacity(PACKETS as usize);
+    let mut times = [0.0; 3];
+    for round in 0..ROUNDS {
+        let packets: Vec<Packet> = (0..PACKETS)
+            .map(|i| Spread::Both.packet(round * PACKETS + i))
+            .collect();
+        let started = Instant::now();
+        let mut marks = [0.0; 4];
+        let mut mark = |i: usize| marks[i] = thread_time(started);
+        mark(0);
+        for packet in &packets {
+            scene::present_on(&engine, &lane, packet, NOW);
+        }
+        mark(1);
+        ids.clear();
+        while scene::deliver_some(&engine, &mut ids) {}
+        mark(2);
+        for &id in &ids {
+            scene::decide_once(&engine, &lane, id);
+        }
+        mark(3);
+        assert_eq!(ids.len(), PACKETS as usize);
+        for (time, pair) in times.iter_mut().zip(marks.windows(2)) {
+            *time += (pair[1] - pair[0]) / f64::from(PACKETS * ROUNDS);
+        }
+    }
+    for (what, time) in [
+        "classify a packet that is held",
+        "deliver its request",
+        "decide and let it go",
+    ]
+    .into_iter()
+    .zip(times)
+    {
+        report.add(Row::new(format!("  of which: {what}"), time));
+    }
 }
 
 /// The tick with every slot taken and due.
@@ -335,6 +398,4 @@ fn tick(report: &mut Report) {
         "tick with all slots due, one call, worst",
         busy.per_mille(1_000),
     ));
-    present(&engine, &Spread::Both.packet(0), NOW);
-    decide_next(&engine, NOW);
 }

@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use kext_engine::{Action, Classified, Delivery, Engine, Releases};
+use kext_engine::{Action, Classified, Delivery, Engine, Lane, Releases};
 use kext_types::{
     Address, Arrival, Capacities, Config, Decision, Direction, FlowKey, Interface, IpVersion,
     PacketId, Reason, Timestamp, Verdict, protocol,
 };
 
-pub(crate) type Bench = Engine<parking_lot::RawMutex>;
+use crate::spin::Spin;
+
+pub(crate) type Bench = Engine<Spin>;
 
 pub(crate) const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
 
@@ -101,7 +103,12 @@ pub(crate) fn engine(flows: u32, packets: u32) -> Bench {
 
 /// Presents a packet; says whether it was held.
 pub(crate) fn present(engine: &Bench, packet: &Packet, now: Timestamp) -> bool {
-    match engine.classify(packet, packet.len(), &ARRIVAL, now) {
+    present_on(engine, &engine.lane(0), packet, now)
+}
+
+/// The same in a lane.
+pub(crate) fn present_on(engine: &Bench, lane: &Lane<'_>, packet: &Packet, now: Timestamp) -> bool {
+    match engine.classify_on(lane, packet, packet.len(), &ARRIVAL, now) {
         Classified::Held { .. } => true,
         Classified::Settled { settled, .. } => {
             settled.obligation.end(reason(&settled.action));
@@ -110,17 +117,9 @@ pub(crate) fn present(engine: &Bench, packet: &Packet, now: Timestamp) -> bool {
     }
 }
 
-/// The same on a processor.
-pub(crate) fn present_on(engine: &Bench, processor: usize, packet: &Packet, now: Timestamp) {
-    let classified = engine.classify_on(processor, packet, packet.len(), &ARRIVAL, now);
-    if let Classified::Settled { settled, .. } = classified {
-        settled.obligation.end(reason(&settled.action));
-    }
-}
-
 /// Holds a packet of a new flow and takes its request.
-pub(crate) fn hold(engine: &Bench, spread: Spread, flow: u32) -> PacketId {
-    assert!(present(engine, &spread.packet(flow), NOW));
+pub(crate) fn hold(engine: &Bench, lane: &Lane<'_>, spread: Spread, flow: u32) -> PacketId {
+    assert!(present_on(engine, lane, &spread.packet(flow), NOW));
     match engine.deliver(|held| Some(held.info.id)) {
         Delivery::Delivered(id) => id,
         _ => panic!("no request waits"),
@@ -153,8 +152,34 @@ pub(crate) fn time_insertion(engine: &Bench, now: Timestamp) -> u32 {
     0
 }
 
+/// Takes some requests, as a batch does, with their payload; whether there may be more.
+pub(crate) fn deliver_some(engine: &Bench, ids: &mut Vec<PacketId>) -> bool {
+    let mut payload = [0; 64];
+    engine.deliver_some(|held| {
+        ids.push(held.info.id);
+        Some(std::hint::black_box(held.copy_to(&mut payload)))
+    })
+}
+
+/// Decides a held packet for itself and lets it go, as the extension does.
+pub(crate) fn decide_once(engine: &Bench, lane: &Lane<'_>, id: PacketId) {
+    let allocate = |len| {
+        Some(Buffer {
+            bytes: [0; 64],
+            len,
+        })
+    };
+    let (first, releases) = engine
+        .decide_on(lane, id, ONCE, NOW, allocate)
+        .expect("a held packet");
+    let first = first.expect("its packet");
+    std::hint::black_box(&first.buffer);
+    first.settled.obligation.end(reason(&first.settled.action));
+    drain(releases);
+}
+
 /// Gives the next request a permanent verdict and lets its packets go.
-pub(crate) fn decide_next(engine: &Bench, now: Timestamp) {
+fn decide_next(engine: &Bench, now: Timestamp) {
     let Delivery::Delivered(id) = engine.deliver(|held| Some(held.info.id)) else {
         panic!("no request waits");
     };
@@ -162,7 +187,7 @@ pub(crate) fn decide_next(engine: &Bench, now: Timestamp) {
 }
 
 /// Lets packets go, each through one buffer on the stack.
-pub(crate) fn drain(mut releases: Releases<'_, parking_lot::RawMutex>) -> u32 {
+pub(crate) fn drain(mut releases: Releases<'_, Spin>) -> u32 {
     let mut count = 0;
     while let Some(release) = releases.next(|len| {
         Some(Buffer {

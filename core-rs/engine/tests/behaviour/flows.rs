@@ -166,14 +166,11 @@ fn a_report_has_the_traffic_since_the_last_one() {
     let bench = Bench::small();
     let report = |room: usize| {
         let mut all = HashMap::new();
-        bench.engine.report_traffic(|flow| {
+        bench.engine.report_traffic(|flow, bytes| {
             if all.len() == room {
                 return false;
             }
-            let twice = all.insert(
-                flow.flow.local_port,
-                [flow.outbound.bytes, flow.inbound.bytes],
-            );
+            let twice = all.insert(flow.local_port, bytes);
             assert_eq!(twice, None);
             true
         });

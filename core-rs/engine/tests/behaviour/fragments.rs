@@ -183,3 +183,24 @@ fn what_waited_in_vain_does_not_count_as_come() {
     }
     bench.assert_balanced(0);
 }
+
+#[test]
+fn early_fragments_go_behind_their_own_first_only() {
+    let bench = Bench::small();
+    bench.teach(&udp(HERE, THERE, 0), Direction::Outbound, Verdict::Accept);
+    let [one, other] = [five(1), five(2)];
+    for fragments in [&one, &other] {
+        assert_eq!(bench.outbound(&fragments[1]), End::Held(false));
+    }
+    // Both first ones have come, and neither has been let go: what waits for one must not go with the
+    // other, before it.
+    bench.outbound(&one[0]);
+    bench.outbound(&other[0]);
+    let gone = |early: Vec<(Vec<u8>, End)>| early.into_iter().map(|e| e.0).collect::<Vec<_>>();
+    assert_eq!(gone(bench.early()), [other[1].clone()]);
+    assert!(bench.engine.has_early());
+    bench.outbound(&one[0]);
+    assert_eq!(gone(bench.early()), [one[1].clone()]);
+    assert!(!bench.engine.has_early());
+    bench.assert_balanced(0);
+}

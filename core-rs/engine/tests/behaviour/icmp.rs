@@ -1,7 +1,9 @@
 //! ICMP: echoes by their identifier, errors with the flow that they are about.
 
+use std::time::Duration;
+
 use kext_packet::testing;
-use kext_types::{Direction, Event, Reason, Verdict, protocol};
+use kext_types::{Arrival, Direction, Event, ProcessId, Reason, Verdict, protocol};
 
 use crate::common::*;
 
@@ -156,4 +158,66 @@ fn an_error_for_somebody_else_does_not_follow_the_flow() {
     let ends = (ip(ROUTER), ip("192.0.2.11"));
     let error = testing::icmp(&mut out, ends.0, ends.1, (11, 0), [0; 4], &packet);
     assert_eq!(bench.inbound(error), End::Held(true));
+}
+
+/// Anybody can send an error about a flow that has ended, and would else keep its verdict for ever.
+#[test]
+fn an_error_is_counted_to_the_flow_and_does_not_keep_it_cached() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 1);
+    let error = error_about(&packet);
+    let taught = bench.now();
+    bench.teach(&packet, Direction::Outbound, Verdict::Accept);
+    bench.sleep(Duration::from_mins(9));
+    assert_eq!(bench.inbound(&error).reason(), Reason::PermittedCache);
+    let mut shown = Vec::new();
+    bench.engine.list_flows(0, |info| {
+        shown.push(*info);
+        true
+    });
+    assert_eq!(shown.len(), 1);
+    assert_eq!(shown[0].last_seen, taught);
+    assert_eq!(shown[0].inbound.packets, 1);
+    assert_eq!(shown[0].inbound.bytes, error.len() as u64);
+    bench.sleep(Duration::from_mins(2));
+    assert_eq!(bench.outbound(&packet), End::Held(true));
+    assert_eq!(bench.event(Event::FlowExpired), 1);
+}
+
+/// Such a flow is seen by its errors only.
+#[test]
+fn an_error_that_is_asked_for_as_itself_keeps_its_own_flow_cached() {
+    let bench = Bench::small();
+    let stray = error_about(&udp(HERE, THERE, 1));
+    bench.teach(&stray, Direction::Inbound, Verdict::Accept);
+    for _ in 0..2 {
+        bench.sleep(Duration::from_mins(9));
+        assert_eq!(bench.inbound(&stray).reason(), Reason::PermittedCache);
+    }
+}
+
+/// Who the flow belongs to is told by its own packets: an error of ours is the system's.
+#[test]
+fn an_error_does_not_say_whose_the_flow_is() {
+    let bench = Bench::small();
+    bench.engine.keep_events(true);
+    let packet = udp(THERE, HERE, 1);
+    let of = |process, direction| Arrival {
+        process_id: ProcessId::new(process),
+        ..arrival(direction)
+    };
+    assert_eq!(
+        bench.present(&packet, &of(77, Direction::Inbound)),
+        End::Held(true)
+    );
+    bench.verdict(bench.request().id, always(Verdict::Accept));
+    let mut out = [0; 100];
+    let ends = (ip("192.0.2.10"), ip("198.51.100.20"));
+    let error = testing::icmp(&mut out, ends.0, ends.1, (3, 3), [0; 4], &packet);
+    bench.present(error, &of(4, Direction::Outbound));
+    bench.sleep(Duration::from_mins(11));
+    assert_eq!(bench.inbound(&packet), End::Held(true));
+    let ended = bench.engine.next_event().expect("it ended").flow;
+    assert_eq!(ended.process_id, ProcessId::new(77));
+    assert_eq!(ended.outbound.packets, 1);
 }

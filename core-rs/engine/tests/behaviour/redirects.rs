@@ -290,3 +290,38 @@ fn a_cached_redirect_keeps_its_target_until_it_is_decided_again() {
     let moved = rewrite_of(ended(bench.outbound(&packet)));
     assert_eq!(moved.destination, Some(pair("203.0.113.54:53")));
 }
+
+/// The one who came to us is the one who is redirected, whoever sent the last packet.
+#[test]
+fn an_inbound_flow_that_is_updated_is_redirected_the_way_it_came() {
+    let bench = bench();
+    let (there, here) = (udp(THERE, HERE, 1), udp(HERE, THERE, 2));
+    bench.teach(&there, Direction::Inbound, Verdict::Accept);
+    assert_eq!(bench.outbound(&here).reason(), Reason::PermittedCache);
+    let flow = kext_packet::testing::parse(&there).flow_key(Direction::Inbound);
+    let redirect = Verdict::RedirectTunnel;
+    assert!(bench.engine.update_verdict(&flow, redirect, bench.now()));
+    let change = rewrite_of(ended(bench.inbound(&there)));
+    assert_eq!(change.destination, Some(pair("192.0.2.10:717")));
+    let answer = ended(bench.outbound(&udp("192.0.2.10:717", THERE, 2)));
+    assert_eq!(rewrite_of(answer).source, Some(pair(HERE)));
+    assert_eq!(
+        bench.outbound(&here).reason(),
+        Reason::DroppedRedirectImpossible
+    );
+}
+
+/// Its packets were held: the first of them tells, not the one that the verdict was for.
+#[test]
+fn the_first_packet_of_a_flow_says_which_way_it_goes() {
+    let bench = Bench::with(|config| config.ask_each_packet = true);
+    assert_eq!(bench.inbound(&udp(THERE, HERE, 1)), End::Held(true));
+    assert_eq!(bench.outbound(&udp(HERE, THERE, 2)), End::Held(true));
+    bench.request();
+    bench.verdict(bench.request().id, always(Verdict::Accept));
+    let flow = kext_packet::testing::parse(&udp(HERE, THERE, 1)).flow_key(Direction::Outbound);
+    let redirect = Verdict::RedirectTunnel;
+    assert!(bench.engine.update_verdict(&flow, redirect, bench.now()));
+    let there = bench.inbound(&udp(THERE, HERE, 3)).reason();
+    assert_eq!(there, Reason::RedirectedCache);
+}

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kext_engine::{Action, Classified, Delivery, Engine, NotHeld, Releases};
+use kext_packet::Headers;
 use kext_packet::TcpFlags;
 use kext_packet::testing::{self, Tcp};
 use kext_types::{
@@ -106,6 +107,8 @@ pub(crate) fn drain_then(
 pub(crate) struct Bench {
     pub(crate) engine: Engine<Mutex>,
     now: Cell<u64>,
+    /// The packet presented last, and the way it went.
+    last: Cell<Option<(Headers, Direction)>>,
 }
 
 /// Small capacities: 16 packets, 8 a flow.
@@ -125,6 +128,7 @@ impl Bench {
         Self {
             engine,
             now: Cell::new(START),
+            last: Cell::new(None),
         }
     }
 
@@ -151,17 +155,24 @@ impl Bench {
 
     /// Presents a packet and counts its end.
     pub(crate) fn present(&self, packet: &[u8], arrival: &Arrival) -> End {
+        if let Ok(headers) = Headers::parse(packet, packet.len()) {
+            self.last.set(Some((headers, arrival.direction)));
+        }
         Self::end_of(
             self.engine
                 .classify(packet, packet.len(), arrival, self.now()),
         )
     }
 
-    /// Lets the fragments go on that waited for their first one: their bytes and ends, in order.
+    /// Lets the fragments go on that waited for the packet presented last: their bytes and ends, in
+    /// order.
     pub(crate) fn early(&self) -> Vec<(Vec<u8>, End)> {
         let mut all = Vec::new();
-        while self.engine.has_early() {
-            let early = self.engine.next_early(|len| Some(vec![0; len])).unwrap();
+        let Some((first, direction)) = self.last.get() else {
+            return all;
+        };
+        let allocate = |len| Some(vec![0; len]);
+        while let Some(early) = self.engine.next_early(&first, direction, allocate) {
             let (size, arrival) = (early.on_wire as usize, early.arrival);
             let bytes: Vec<u8> = early.buffer.unwrap();
             let obligation = early.obligation;

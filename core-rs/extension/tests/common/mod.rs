@@ -113,11 +113,21 @@ pub(crate) fn arrival(direction: Direction) -> Arrival {
 }
 
 pub(crate) fn outbound(extension: &TestExtension, packet: &[u8]) -> Classification {
-    extension.classify(packet, packet.len(), &arrival(Direction::Outbound))
+    extension.classify(
+        &extension.lane(0),
+        packet,
+        packet.len(),
+        &arrival(Direction::Outbound),
+    )
 }
 
 pub(crate) fn inbound(extension: &TestExtension, packet: &[u8]) -> Classification {
-    extension.classify(packet, packet.len(), &arrival(Direction::Inbound))
+    extension.classify(
+        &extension.lane(0),
+        packet,
+        packet.len(),
+        &arrival(Direction::Inbound),
+    )
 }
 
 /// Holds one packet and takes its request.

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kext_extension::{Classification, Extension};
+use kext_extension::{Classification, Extension, Lane};
 use kext_packet::Headers;
 use kext_types::{Event, Reason, Timestamp};
 use kext_wire::Status;
@@ -48,6 +48,8 @@ pub(super) struct Feed {
     ended: bool,
     /// What [`Gather`] keeps.
     largest: u64,
+    /// Counts who had the lock, so that a read can tell whether another came between.
+    turns: u64,
     failure: Option<Arc<ReplayError>>,
     report: ReplayReport,
 }
@@ -69,6 +71,7 @@ impl Feed {
             last_tick: None,
             ended: false,
             largest: 0,
+            turns: 0,
             failure: None,
             report,
         }
@@ -113,7 +116,7 @@ impl Feed {
     }
 
     /// Presents the record that waits, and says whether its packet is held.
-    fn present(&mut self, extension: &Extension<Backend>) -> bool {
+    fn present(&mut self, extension: &Extension<Backend>, lane: &Lane<'_>) -> bool {
         self.waiting = false;
         let time = self.source.time();
         self.pass_time(extension, time);
@@ -140,7 +143,7 @@ impl Feed {
             arrival,
             ..
         } = packet;
-        let classification = extension.classify(bytes, on_wire, &arrival);
+        let classification = extension.classify(lane, bytes, on_wire, &arrival);
         let unwalkable = matches!(
             classification,
             Classification::Permit(Reason::PermittedUnparsable)
@@ -244,6 +247,8 @@ impl Run for Mutex<Feed> {
         stop: impl Fn() -> Option<Status>,
     ) -> Result<Fed, Status> {
         let mut feed: MutexGuard<'_, Feed> = self.lock();
+        feed.turns += 1;
+        let mut turn = feed.turns;
         let mut gather = Gather::new(extension, wanted.most, feed.largest);
         let mut presented: u64 = 0;
         // Counted along, as asking costs a lock for each packet; asked again before it counts.
@@ -252,6 +257,7 @@ impl Run for Mutex<Feed> {
         // Whether the last packet is held without a request: it waits with a flow that was asked
         // about before.
         let mut joined = false;
+        let lane = extension.lane(0);
         loop {
             // Before any look at what may end this.
             let wakes = if feed.realtime {
@@ -300,7 +306,7 @@ impl Run for Mutex<Feed> {
                     continue;
                 }
             }
-            let held = feed.present(extension);
+            let held = feed.present(extension, &lane);
             gather.presented(time, len, held);
             let new = extension.host().raised().saturating_sub(raised);
             joined = held && new == 0;
@@ -313,7 +319,11 @@ impl Run for Mutex<Feed> {
             }
             // Whoever wants a report need not wait for a verdict request.
             MutexGuard::bump(&mut feed);
-            gather.look(extension);
+            if feed.turns != turn {
+                gather.look(extension);
+            }
+            feed.turns += 1;
+            turn = feed.turns;
             queued = extension.engine().queued_requests();
             // Gathering has bounds of its own.
             if wanted.is_over() && queued == 0 {

@@ -17,7 +17,7 @@ pub(super) fn to_words(version: IpVersion, address: Address) -> Words {
             [U32::new(word), U32::ZERO, U32::ZERO, U32::ZERO]
         }
         IpVersion::V6 => {
-            let whole = u128::from_be_bytes(*address.bytes());
+            let whole = address.to_bits();
             [96, 64, 32, 0].map(|shift| U32::new((whole >> shift) as u32))
         }
     }
