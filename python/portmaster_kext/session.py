@@ -251,10 +251,11 @@ class Kext:
         """The requests in batches, as arrays: an iterator that ends when a loop over this would.
 
         A batch is at most `max_requests` requests (1 to 4,096), and fewer where no more are at
-        hand; in replay at most half of what can be held (`Capacities.packets`). `payload` says how
-        many of each packet's first bytes come along, 0 to 65,575 or `"all"`; a batch brings at most
-        4 MiB. `max_wait` is the longest wait for the first request, in seconds: a batch of none
-        comes when it is over. None waits without limit.
+        hand; in replay at most half of what can be held (`Capacities.packets`), and with
+        `Config.ask_each_packet` one by one. `payload` says how many of each packet's first bytes
+        come along, 0 to 65,575 or `"all"`; a batch brings at most 4 MiB. `max_wait` is the longest
+        wait for the first request, in seconds: a batch of none comes when it is over. None waits
+        without limit.
 
         Requests that iterating has taken from the extension and not given come first, with the
         payload that was asked for then.

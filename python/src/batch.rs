@@ -1,6 +1,7 @@
 //! `RequestBatch`: requests that came together, as arrays.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use numpy::{PyArray1, PyArray2};
 use pyo3::exceptions::PyIndexError;
@@ -142,7 +143,7 @@ impl RequestBatch {
     fn __iter__(&self) -> BatchIterator {
         BatchIterator {
             requests: Arc::clone(&self.0),
-            next: 0,
+            next: AtomicUsize::new(0),
         }
     }
 
@@ -177,10 +178,11 @@ impl RequestBatch {
 }
 
 /// The requests of a batch, one by one.
-#[pyclass(module = "portmaster_kext._native")]
+#[pyclass(module = "portmaster_kext._native", frozen)]
 pub(crate) struct BatchIterator {
     requests: Arc<Requests>,
-    next: usize,
+    /// May go beyond the last one, by as often as it is asked for more.
+    next: AtomicUsize,
 }
 
 #[pymethods]
@@ -189,12 +191,11 @@ impl BatchIterator {
         slf
     }
 
-    fn __next__(&mut self) -> Option<VerdictRequest> {
-        let row = self.next;
+    fn __next__(&self) -> Option<VerdictRequest> {
+        let row = self.next.fetch_add(1, Ordering::Relaxed);
         if row >= self.requests.len() {
             return None;
         }
-        self.next += 1;
         Some(VerdictRequest::new(Arc::clone(&self.requests), row))
     }
 }
