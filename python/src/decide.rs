@@ -54,7 +54,10 @@ pub(crate) fn decide_all<'py>(
 /// Ids from anything that NumPy makes an array of integers of. Copied: whoever has the array may
 /// change it while the verdicts are on their way.
 pub(crate) fn ids(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
-    if let Ok(array) = ids.cast::<PyArray1<u64>>() {
+    if let Ok(array) = ids.cast::<PyArray1<u64>>()
+        && array.is_c_contiguous()
+        && array.data().is_aligned()
+    {
         return copied(array);
     }
     let array = as_array(ids)?;
@@ -180,6 +183,7 @@ fn one_dimension(array: Bound<'_, PyUntypedArray>) -> PyResult<Bound<'_, PyUntyp
     }
 }
 
+/// A new array of this kind: in one piece and aligned, which not every array is that NumPy has.
 fn converted<'py, T: numpy::Element>(
     array: &Bound<'py, PyUntypedArray>,
     kind: &str,
@@ -189,6 +193,7 @@ fn converted<'py, T: numpy::Element>(
         .cast_into()?)
 }
 
+/// The values of an array in one piece.
 fn copied<T: numpy::Element + Copy>(array: &Bound<'_, PyArray1<T>>) -> PyResult<Vec<T>> {
     let array = array.try_readonly()?;
     Ok(match array.as_slice() {

@@ -179,6 +179,22 @@ def test_each_id_has_an_outcome_of_its_own(opened):
         kext.set_verdicts([1.5], 2)
 
 
+def test_ids_may_lie_in_memory_in_any_way(opened):
+    kext = opened(*(syn(port) for port in range(1, 7)))
+    batch = next(kext.batches())
+    ids = batch.id.tolist()
+    odd = np.frombuffer(b"x" + np.array(ids[:1], np.uint64).tobytes(), np.uint64, offset=1)
+    fields = np.zeros(1, np.dtype([("a", "u1"), ("id", "u8")]))
+    fields["id"] = ids[1]
+    swapped = np.array(ids[2:3], ">u8")
+    every_second = np.array([ids[3], 0], np.uint64)[::2]
+    signed = np.array(ids[4:5], np.int64)
+    for some in (odd, fields["id"], swapped, every_second, signed, (ids[5],)):
+        assert kext.set_verdicts(some, pk.Verdict.ACCEPT).tolist() == [pk.Outcome.APPLIED]
+    with pytest.raises(ValueError, match="one dimension"):
+        kext.set_verdicts([[1]], 2)
+
+
 def test_more_verdicts_than_one_message_holds():
     count = 20_000
     capacities = pk.Capacities(packets=65_536, packet_bytes=64 << 20)
