@@ -7,8 +7,8 @@ use kext_packet::Headers;
 use kext_sync::RawLock;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_types::{
-    Arrival, Direction, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp,
-    Verdict,
+    Arrival, Direction, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, ProcessId,
+    Timestamp, Verdict,
 };
 
 use crate::action::Fate;
@@ -334,6 +334,24 @@ impl<R: RawLock> VerdictCache<R> {
         let cached =
             found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now);
         cached.then_some(found.stats().opened)
+    }
+
+    /// Says whose a cached flow is. `false` if it is not cached.
+    pub(crate) fn set_owner(&self, hash: u64, key: &FlowKey, process_id: ProcessId) -> bool {
+        match self.flows.find(hash, key) {
+            Some(mut found) if found.epoch() == self.epoch() => {
+                found.count(|stats| stats.process_id = Some(process_id));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A cached flow's connection has ended.
+    pub(crate) fn end_connection(&self, hash: u64, key: &FlowKey) {
+        if let Some(mut found) = self.flows.find(hash, key) {
+            found.count(FlowStats::close);
+        }
     }
 
     /// Gives a cached flow a new fate in place of `old`, if it still has that.
