@@ -251,6 +251,7 @@ impl<R: RawLock> Engine<R> {
             if decision.permanent {
                 let decided = Decided {
                     decision,
+                    time: now,
                     fate,
                     epoch,
                 };
