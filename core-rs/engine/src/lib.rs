@@ -361,6 +361,7 @@ impl<R: RawLock> Engine<R> {
         Ok(if decision.permanent {
             let decided = Decided {
                 decision,
+                time: now,
                 fate,
                 epoch,
             };
