@@ -7,6 +7,8 @@
 
 mod checks;
 mod resource;
+#[cfg(test)]
+mod sample;
 mod unwind;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -29,3 +29,11 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 #[used]
 static _fltused: i32 = 0;
+
+/// A `core` that was compiled elsewhere, for programs that unwind, names this handler in its unwind
+/// tables. Nothing here unwinds, so nobody calls it.
+#[cfg(windows)]
+#[unsafe(no_mangle)]
+extern "win64" fn __CxxFrameHandler3() -> i32 {
+    0
+}

@@ -442,3 +442,6 @@ pub(super) fn largest_frame(file: &[u8]) -> Option<u64> {
     let frames = unwind::frames(table, |address| image.at(address)).ok()?;
     frames.iter().map(|frame| frame.bytes).max()
 }
+
+#[cfg(test)]
+mod tests;
