@@ -134,7 +134,7 @@ fn owner_told_of_an_idle_flow_comes_with_the_request_of_the_next() {
     let bench = Bench::small();
     let packet = udp(HERE, THERE, 0);
     bench.teach(&packet, Direction::Outbound, Verdict::Accept);
-    bench.sleep(Duration::from_secs(11 * 60));
+    bench.sleep(Duration::from_mins(11));
     bench
         .engine
         .set_owner(&flow_of(&packet), OWNER, bench.now());
