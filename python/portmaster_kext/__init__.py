@@ -22,8 +22,8 @@ from portmaster_kext._native import (
 from portmaster_kext.config import (
     Capacities,
     Config,
+    FallbackPolicy,
     FragmentPolicy,
-    Policy,
     RedirectTarget,
     Special,
 )
@@ -62,6 +62,7 @@ __all__ = [
     "Direction",
     "Error",
     "ExtensionError",
+    "FallbackPolicy",
     "Flow",
     "FlowBatch",
     "FlowEnd",
@@ -75,7 +76,6 @@ __all__ = [
     "Kext",
     "NotHeldError",
     "Outcome",
-    "Policy",
     "ProtocolMismatchError",
     "RedirectTarget",
     "ReplayReport",

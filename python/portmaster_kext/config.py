@@ -10,7 +10,7 @@ from typing import TypeVar
 from portmaster_kext.errors import ConfigError
 
 
-class Policy(enum.IntEnum):
+class FallbackPolicy(enum.IntEnum):
     """What happens to packets that nobody can decide."""
 
     PERMIT = 0
@@ -82,11 +82,11 @@ class Config:
     >>> kext.config = dataclasses.replace(kext.config, hold_limit_ms=5_000)  # doctest: +SKIP
     """
 
-    no_reader: Policy = Policy.PERMIT
+    no_reader: FallbackPolicy = FallbackPolicy.PERMIT
     """For packets that come while nobody reads, and those held when the last reader goes away."""
-    unparsable: Policy = Policy.PERMIT
+    unparsable: FallbackPolicy = FallbackPolicy.PERMIT
     """For packets whose headers cannot be parsed."""
-    hold_limit: Policy = Policy.PERMIT
+    hold_limit: FallbackPolicy = FallbackPolicy.PERMIT
     """For packets held up to the hold limit."""
     fragments: FragmentPolicy = FragmentPolicy.FOLLOW
     """For fragments after the first."""
@@ -117,7 +117,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in ("no_reader", "unparsable", "hold_limit"):
-            object.__setattr__(self, field, _member(Policy, field, getattr(self, field)))
+            object.__setattr__(self, field, _member(FallbackPolicy, field, getattr(self, field)))
         fragments = _member(FragmentPolicy, "fragments", self.fragments)
         object.__setattr__(self, "fragments", fragments)
         for field in ("infrastructure", "broadcast", "multicast", "fast_track"):
