@@ -39,7 +39,8 @@ pub struct Arrival {
 pub enum Wished {
     /// It is being seen to, or something has arrived already: the reader tells, or has told.
     Soon,
-    /// An earlier wish is still waiting, without limit or for a time, and nothing is at hand.
+    /// An earlier wish is being seen to, which waits for as long as was wished. Nothing has arrived
+    /// yet; the reader tells when it does.
     Waiting,
 }
 
@@ -71,7 +72,8 @@ enum Step {
     Idle,
     Wished(Wish),
     Receiving(Wait),
-    Arrived(Arrival),
+    /// Boxed, so that steps stay small.
+    Arrived(Box<Arrival>),
 }
 
 impl Reader {
@@ -103,10 +105,10 @@ impl Reader {
         }
         match state.step {
             Step::Idle => {}
-            Step::Receiving(Wait::AtMost(_) | Wait::Forever) => return Ok(Wished::Waiting),
-            Step::Receiving(Wait::No) | Step::Wished(_) | Step::Arrived(_) => {
-                return Ok(Wished::Soon);
+            Step::Wished(Wish { wait, .. }) | Step::Receiving(wait) if wait != Wait::No => {
+                return Ok(Wished::Waiting);
             }
+            Step::Wished(_) | Step::Receiving(_) | Step::Arrived(_) => return Ok(Wished::Soon),
         }
         if state.thread.is_none() {
             let shared = Arc::clone(&self.shared);
@@ -126,7 +128,7 @@ impl Reader {
         }
         let mut state = self.shared.state();
         match mem::take(&mut state.step) {
-            Step::Arrived(arrival) => Some(arrival),
+            Step::Arrived(arrival) => Some(*arrival),
             other => {
                 state.step = other;
                 None
@@ -141,13 +143,9 @@ impl Reader {
         if self.shared.session.is_forked() {
             return;
         }
-        let thread = {
-            let mut state = self.shared.state();
-            state.stopped = true;
-            state.thread.take()
+        let Some(thread) = self.begin_to_stop() else {
+            return;
         };
-        self.shared.wake.notify_all();
-        let Some(thread) = thread else { return };
         if thread.thread().id() == thread::current().id() {
             // What it calls let go of this. It ends by itself.
             return;
@@ -162,6 +160,24 @@ impl Reader {
         }
         // If it panicked, there is nothing left that it could do.
         let _ = thread.join();
+    }
+
+    /// The same without waiting for the thread, where the process ends and threads are not what they
+    /// were. A wait goes on until the session is closed.
+    pub fn let_go(&self) {
+        if !self.shared.session.is_forked() {
+            drop(self.begin_to_stop());
+        }
+    }
+
+    fn begin_to_stop(&self) -> Option<JoinHandle<()>> {
+        let thread = {
+            let mut state = self.shared.state();
+            state.stopped = true;
+            state.thread.take()
+        };
+        self.shared.wake.notify_all();
+        thread
     }
 }
 
@@ -186,7 +202,8 @@ impl Shared {
                 wait,
             } = wish;
             let received = self.session.receive_columns(most, payload, wait);
-            self.state().step = Step::Arrived(Arrival { payload, received });
+            let arrival = Arrival { payload, received };
+            self.state().step = Step::Arrived(Box::new(arrival));
             (self.tell)();
         }
     }
