@@ -33,7 +33,7 @@ def _section(parser: argparse.ArgumentParser) -> Iterator[str]:
         if rows:
             yield f"**{(group.title or '').capitalize()}**\n"
             for name, about in rows:
-                yield f"{name}"
+                yield name
                 yield f":   {about}\n"
     if parser.epilog:
         yield f"{_text(parser.epilog)}\n"
@@ -47,13 +47,13 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 
 def _rows(action: argparse.Action) -> Iterator[tuple[str, str]]:
     """Names and explanation of an argument, or of each command."""
-    if action.help == argparse.SUPPRESS:
+    if action.help == argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
         return
     if isinstance(action, argparse._SubParsersAction):
         for command in action._choices_actions:
             parser = action.choices[command.dest]
             anchor = parser.prog.replace(" ", "-")
-            yield f"[`{command.dest}`](#{anchor})", _text(command.help or "")
+            yield f"[`{command.dest}`](#{anchor})", _sentence(command.help or "")
         return
     value = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
     if action.choices is not None:
@@ -65,7 +65,12 @@ def _rows(action: argparse.Action) -> Iterator[tuple[str, str]]:
     else:
         name = ", ".join(f"`{option} {value}`" for option in action.option_strings)
     filled = (action.help or "") % {**vars(action), "prog": ""}
-    yield name, _text(filled[:1].upper() + filled[1:])
+    yield name, _sentence(filled)
+
+
+def _sentence(text: str) -> str:
+    text = _text(text)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _text(text: str) -> str:

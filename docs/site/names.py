@@ -25,7 +25,8 @@ VARIABLES = {
 """What examples call things, and what these are."""
 
 _FENCE = re.compile(r"^[ \t]*(```|~~~)")
-_DOCTEST = re.compile(r"^[ \t]*(>>>|\.\.\.)")
+_EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
+_OPTION = re.compile(r" *# doctest: .*")
 # A link's text is left alone, and so is a span inside of longer backticks.
 _SPAN = re.compile(r"(?<![`\[\w])`([A-Za-z_][\w.]*)((?:\([^`]*\))?)`(?![`\w]|\]\()")
 
@@ -67,7 +68,7 @@ class Names:
         for line in text.split("\n"):
             if _FENCE.match(line):
                 fenced = not fenced
-            elif not fenced and not _DOCTEST.match(line) and not line.startswith("#"):
+            elif not fenced and not line.startswith("#"):
                 line = _SPAN.sub(span, line)
             lines.append(line)
         return "\n".join(lines)
@@ -105,8 +106,8 @@ def load() -> griffe.Module:
     return package
 
 
-class LinkNames(griffe.Extension):
-    """Rewrites every docstring of the package once it has been read."""
+class Docstrings(griffe.Extension):
+    """Rewrites every docstring of the package once it has been read: names, and examples."""
 
     def on_package(self, *, pkg: griffe.Module, **_: object) -> None:
         """Link the names in the docstrings of everything that is public."""
@@ -130,8 +131,13 @@ class LinkNames(griffe.Extension):
                 _log.warning(f"{thing.path}: its docstring names `{name}`, which is not public")
 
             thing.docstring.value = names.linked(
-                thing.docstring.value, missing, owner=inner, parameters=parameters
+                _fenced(thing.docstring.value), missing, owner=inner, parameters=parameters
             )
         if thing.is_class:
             for member in thing.members.values():
                 self._link(member, names, inner)
+
+
+def _fenced(docstring: str) -> str:
+    """Doctests as blocks of code: for Markdown `>>>` is a quotation."""
+    return _EXAMPLE.sub(lambda found: f"```pycon\n{_OPTION.sub('', found[0])}\n```", docstring)

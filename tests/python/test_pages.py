@@ -28,7 +28,7 @@ def test_the_blocks_of_the_page_do_what_it_says(page, tmp_path):
 def test_the_reference_has_every_public_name():
     named = set()
     for page in (DOCS / "reference").glob("*.md"):
-        named |= set(re.findall(r"^::: portmaster_kext\.(\w+)", page.read_text("utf-8"), re.M))
+        named |= set(re.findall(r"^::: portmaster_kext\.(\w+)$", page.read_text("utf-8"), re.M))
     assert named == set(pk.__all__) - {"__version__"}
 
 
