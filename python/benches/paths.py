@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import portmaster_kext as pk
+from portmaster_kext.options import Payload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,7 @@ class Way:
     """Decides so many requests, and returns how many it has decided."""
 
 
-def _open(
-    count: int, *, data: int = 64, payload: pk.session.Payload = 0, interval: float = 0.001
-) -> pk.Kext:
+def _open(count: int, *, data: int = 64, payload: Payload = 0, interval: float = 0.001) -> pk.Kext:
     return pk.open(
         f"synthetic:{count},payload={data}",
         payload=payload,

@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from portmaster_kext import __version__, _native, session
+from portmaster_kext import __version__, _native
 from portmaster_kext.cli import replay
+from portmaster_kext.options import network
 
 BROKEN_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended."""
@@ -43,7 +44,7 @@ def _discard_output() -> None:
 
 def _network(text: str) -> str:
     try:
-        return session.network(text)
+        return network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error} (like 192.0.2.0/24, or one address)") from None
 

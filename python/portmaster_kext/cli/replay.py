@@ -15,6 +15,7 @@ from portmaster_kext.cli.progress import Progress
 from portmaster_kext.cli.report import Outcome, Reporter, Summary
 from portmaster_kext.cli.table import Table
 from portmaster_kext.errors import ClosedError, Error
+from portmaster_kext.options import same_file
 from portmaster_kext.session import Kext
 from portmaster_kext.verdicts import Verdict
 
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.policy is not None:
             decide = policy.load(options.policy)
-            if options.output is not None and session.same_file(options.output, options.policy):
+            if options.output is not None and same_file(options.output, options.policy):
                 return _complain(f"--output {options.output} is the policy", BAD_INPUT)
         kext = session.open(
             f"replay:{options.capture}",
