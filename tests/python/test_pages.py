@@ -33,8 +33,9 @@ def test_the_reference_has_every_public_name():
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
     """Runs a page with this text."""
+    monkeypatch.delenv("BLESS_PAGES", raising=False)
 
     def run(text: str) -> int:
         page = tmp_path / "page.md"
