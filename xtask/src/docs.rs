@@ -23,9 +23,10 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     // The reference of the command line is written from its parser.
     venv.install_package()?;
     venv.install_docs()?;
+    // Not quiet: warnings that are not shown are not counted as errors either.
     let mut mkdocs = venv.python();
     mkdocs
-        .args(["-m", "mkdocs", "build", "--strict", "--quiet"])
+        .args(["-m", "mkdocs", "build", "--strict"])
         // A notice about successors of the tool, for its users, not for ours.
         .env("NO_MKDOCS_2_WARNING", "1");
     run_command(&mut mkdocs)
