@@ -356,6 +356,8 @@ def _in_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], _T]) -> async
     future: asyncio.Future[_T] = loop.create_future()
 
     def settle(result: list[_T], error: BaseException | None) -> None:
+        # To say so was the last thing that it did.
+        thread.join()
         if future.cancelled():
             return
         if error is not None:
@@ -374,5 +376,6 @@ def _in_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], _T]) -> async
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name="kext-call").start()
+    thread = threading.Thread(target=run, name="kext-call")
+    thread.start()
     return future

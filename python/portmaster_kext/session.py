@@ -59,7 +59,8 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
       65,575 or `"all"`. Others are to be asked for by `Kext.get_payload`.
     - `max_requests`: how many requests are taken from the extension at once, 1 to 4,096. Requests
       that were taken and not given yet are held like any other. What a replay comes to does not
-      depend on it.
+      depend on it if verdicts are permanent. With verdicts for single packets it may: a packet that
+      came while another of its flow was undecided is asked about after that.
     - `flush_interval`: how long the verdict of a request waits at most to be sent together with
       others, in seconds. They are sent earlier when the iterator has nothing more to give, when
       4,096 wait, and by every other call of the session but `get_payload`. With 0 each is sent at

@@ -357,3 +357,12 @@ def test_addresses_are_read_as_ip_addresses(batch):
     for row, request in zip(batch.remote_address, batch, strict=True):
         address = ipaddress.IPv6Address(row.tobytes())
         assert (address.ipv4_mapped or address) == request.remote_address
+
+
+def test_a_batch_is_no_larger_than_asked_for_whoever_fetched_it(opened):
+    kext = opened(*(syn(port) for port in range(1, 101)), payload=8)
+    assert next(kext).remote_port == 1
+    small = next(kext.batches(7))
+    assert small.remote_port.tolist() == list(range(2, 9))
+    assert bytes(small[0].payload) == syn(2)[:8]
+    assert [len(batch) for batch in kext.batches(90)] == [42, 50], "the rest, then the next 50 ms"

@@ -83,15 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("capture", metavar="CAPTURE", help="a pcap or pcapng file")
     command.add_argument(
         "--policy",
-        metavar="FILE.py",
-        help="a Python file with decide(request, kext) -> Verdict | None; None stands for the "
-        "default, unless decide() has set a verdict itself",
+        metavar="FILE",
+        help="FILE.toml: rules, of which the first that matches decides. FILE.py: Python with "
+        "decide(request, kext) -> Verdict | None; None stands for the default, unless decide() has "
+        "set a verdict itself",
     )
     command.add_argument(
         "--default",
         choices=["accept", "block", "drop"],
         default="accept",
-        help="the verdict where there is no policy, or the policy has none (default: %(default)s)",
+        help="the verdict where there is no policy, or the policy has none; the default of a rule "
+        "file goes first (default: %(default)s)",
     )
     command.add_argument(
         "--local",
