@@ -75,4 +75,4 @@ def _sentence(text: str) -> str:
 
 def _text(text: str) -> str:
     """Help is plain text: what Markdown would take for its own is code."""
-    return re.sub(r"(?<![\w`])(--[a-z][a-z-]*|\w+\([\w, ]*\))(?![\w`])", r"`\1`", text)
+    return re.sub(r"(?<![\w`])(--[a-z][a-z-]*|\w+\([\w, ]*\)(?: -> [\w |]*\w)?)(?![\w`])", r"`\1`", text)
