@@ -7,6 +7,11 @@ import functools
 import re
 from collections.abc import Iterator
 
+_CODE = re.compile(
+    r"(?<![\w`])(--[a-z][a-z-]*|\w+\([\w, ]*\)(?: -> [\w |]*\w)?)(?![\w`])",
+)
+"""Options, and calls with what they return."""
+
 
 def reference(parser: argparse.ArgumentParser) -> str:
     """A section for each command: usage, description, arguments, options."""
@@ -75,4 +80,4 @@ def _sentence(text: str) -> str:
 
 def _text(text: str) -> str:
     """Help is plain text: what Markdown would take for its own is code."""
-    return re.sub(r"(?<![\w`])(--[a-z][a-z-]*|\w+\([\w, ]*\)(?: -> [\w |]*\w)?)(?![\w`])", r"`\1`", text)
+    return _CODE.sub(r"`\1`", text)
