@@ -37,7 +37,15 @@ PROTOCOL_VERSION: Final[int]
 
 @final
 class VerdictRequest:
-    """A held packet that waits for a verdict. Immutable, hashable, equal by session and id."""
+    """A held packet that waits for a verdict. Immutable, hashable, equal by session and id.
+
+    >>> with pk.open("synthetic:1") as kext:
+    ...     request = next(kext)
+    >>> request
+    <VerdictRequest #...: outbound UDP 10.0.0.1:... -> ...:443, 92 bytes>
+    >>> request.protocol, request.local_address, str(request.direction)
+    (17, IPv4Address('10.0.0.1'), 'outbound')
+    """
 
     @property
     def id(self) -> int:
@@ -114,6 +122,15 @@ class RequestBatch:
     the batch's own memory, valid for as long as they are kept. Anything that reads Arrow (pyarrow,
     polars, DuckDB, …) takes the batch as a table with the same columns, without a copy; there
     `time` is a timestamp in nanoseconds, addresses are binary of 16 bytes, and `payload` is binary.
+
+    >>> with pk.open("synthetic:100") as kext:
+    ...     batch = next(kext.batches(payload=28))
+    ...     batch.set_verdicts(pk.Verdict.ACCEPT)[:3].tolist()
+    [0, 0, 0]
+    >>> batch.id.dtype, batch.remote_address.shape, batch.payload_offsets[:3].tolist()
+    (dtype('uint64'), (100, 16), [0, 28, 56])
+    >>> len(batch), batch[-1].id == int(batch.id[99])
+    (100, True)
     """
 
     @property

@@ -45,6 +45,13 @@ class SessionCalls:
         was never given, `InvalidVerdictError` for a verdict that is none, and `ClosedError`. A
         packet that is no longer held when the verdict is sent is told by `flush`, and by this call
         with `NotHeldError` if `flush_interval` is 0.
+
+        >>> with pk.open("synthetic:1") as kext:
+        ...     request = next(kext)
+        ...     kext.set_verdict(request.id, pk.Verdict.DROP, permanent=False)
+        ...     kext.set_verdict(request.id, pk.Verdict.ACCEPT)
+        Traceback (most recent call last):
+        portmaster_kext.errors.AlreadyDecidedError: packet ... has been decided before: drop, ...
         """
         number = _verdict(verdict)
         self._native.set_verdict(_id(id), number, permanent)
@@ -63,6 +70,11 @@ class SessionCalls:
 
         Raises `InvalidVerdictError` if a number is no verdict and `ValueError` if lengths differ;
         nothing is decided then. Raises `ClosedError`.
+
+        >>> with pk.open("synthetic:3") as kext:
+        ...     ids = [request.id for request in kext]
+        ...     kext.set_verdicts(ids, [pk.Verdict.ACCEPT, pk.Verdict.BLOCK, pk.Verdict.DROP])
+        array([0, 0, 0], dtype=uint8)
         """
         return self._native.set_verdicts(ids, verdicts, permanent)
 
@@ -73,6 +85,13 @@ class SessionCalls:
         `NotHeldError`, for a packet that was settled before the verdict came; `AlreadyDecidedError`
         if another request's permanent verdict had decided its flow. All others have been applied,
         and each is counted (`counters().events`).
+
+        >>> with pk.open("synthetic:2", flush_interval=60) as kext:
+        ...     for request in kext:
+        ...         request.accept()
+        ...     kext.flush()
+        ...     kext.counters().events["verdict_applied"]
+        2
         """
         self._native.flush()
 
@@ -82,31 +101,77 @@ class SessionCalls:
         Fewer than `VerdictRequest.size` if the capture had cut the packet short. The packet stays
         held. Raises `AlreadyDecidedError`, `NotHeldError` and `UnknownIdError` for a packet that is
         not held, and `ClosedError`.
+
+        >>> with pk.open("synthetic:1,payload=100") as kext:
+        ...     request = next(kext)
+        ...     len(kext.get_payload(request.id)), request.size
+        (128, 128)
         """
         return self._native.get_payload(_id(id))
 
     def counters(self) -> Counters:
-        """The counters now. After `close` those of the end, when nothing was held any more."""
+        """The counters now. After `close` those of the end, when nothing was held any more.
+
+        >>> with pk.open("synthetic:2") as kext:
+        ...     next(kext).drop()
+        ...     counters = kext.counters()
+        >>> counters.seen, counters.dropped, counters.held, counters["dropped_verdict"]
+        (2, 1, 1, 1)
+        >>> print(kext.counters())
+        seen 2 = permitted 1 + blocked 0 + dropped 1 + redirected 0 + held 0
+          permitted_no_reader                    1
+          dropped_verdict                        1
+        requests 2, injected 0
+        """
         return Counters(self._native.counters())
 
     def flows(self) -> Flows:
-        """The flows whose verdict is cached: an iterator of `Flow`, or by `columns` arrays."""
+        """The flows whose verdict is cached: an iterator of `Flow`, or by `columns` arrays.
+
+        Raises `ClosedError`, when they are asked for.
+
+        >>> with pk.open("synthetic:5") as kext:
+        ...     for request in kext:
+        ...         request.accept()
+        ...     [str(flow.verdict) for flow in kext.flows()][:2], len(kext.flows().columns())
+        (['accept', 'accept'], 5)
+        """
         return Flows(self._native)
 
     def connection_events(self) -> ConnectionEvents:
         """The flows that leave the verdict cache from now on, as far as they are asked for.
 
         There is one such queue for the device: two of these share what is in it.
+
+        >>> with pk.open("synthetic:2000", capacities=pk.Capacities(flows=1024)) as kext:
+        ...     with kext.connection_events() as events:
+        ...         for batch in kext.batches():
+        ...             outcomes = batch.set_verdicts(pk.Verdict.ACCEPT)
+        ...         {str(event.end) for event in events}
+        {'evicted'}
         """
         return ConnectionEvents(self._native)
 
     def clear_cache(self) -> None:
-        """Forget every cached verdict: each flow is asked for anew. Held packets stay held."""
+        """Forget every cached verdict: each flow is asked for anew. Held packets stay held.
+
+        >>> with pk.open("synthetic:1") as kext:
+        ...     next(kext).accept()
+        ...     kext.clear_cache()
+        ...     list(kext.flows())
+        []
+        """
         self._native.clear_cache()
 
     @property
     def config(self) -> Config:
-        """The configuration in force; assign one to change it. Raises `ConfigError` then."""
+        """The configuration in force; assign one to change it. Raises `ConfigError` then.
+
+        >>> with pk.open("synthetic:1") as kext:
+        ...     kext.config = dataclasses.replace(kext.config, hold_limit_ms=5_000)
+        ...     kext.config.hold_limit_ms
+        5000
+        """
         return self._native.get_config()
 
     @config.setter
@@ -114,7 +179,13 @@ class SessionCalls:
         self._native.set_config(config)
 
     def replay_report(self) -> _native.ReplayReport | None:
-        """How far the replay has come, and which side is local; None for a live device."""
+        """How far the replay has come, and which side is local; None for a live device.
+
+        >>> with pk.open("synthetic:10") as kext:
+        ...     request = next(kext)
+        ...     kext.replay_report().presented
+        10
+        """
         return self._native.replay_report()
 
     @property

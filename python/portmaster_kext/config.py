@@ -45,7 +45,11 @@ _ANY_V6 = IPv6Address(0)
 
 @dataclasses.dataclass(frozen=True)
 class RedirectTarget:
-    """Where redirected packets go."""
+    """Where redirected packets go.
+
+    >>> pk.RedirectTarget(5353, v4="127.0.0.1").v4
+    IPv4Address('127.0.0.1')
+    """
 
     port: int
     """The target port, 1 to 65,535."""
@@ -79,7 +83,9 @@ class Config:
 
     Ranges are checked when the configuration is put in force. To change one field:
 
-    >>> kext.config = dataclasses.replace(kext.config, hold_limit_ms=5_000)  # doctest: +SKIP
+    >>> config = pk.Config(no_reader=pk.FallbackPolicy.BLOCK)
+    >>> dataclasses.replace(config, hold_limit_ms=5_000).hold_limit_ms
+    5000
     """
 
     no_reader: FallbackPolicy = FallbackPolicy.PERMIT
@@ -144,7 +150,10 @@ class Capacities:
 
     All memory is allocated when the device is opened. Ranges are checked then.
 
-    >>> kext = pk.open("replay:x.pcap", capacities=pk.Capacities(packets=8_192))  # doctest: +SKIP
+    >>> with pk.open("synthetic:8000", capacities=pk.Capacities(packets=8_192)) as kext:
+    ...     undecided = list(kext)
+    ...     kext.counters().held
+    8000
     """
 
     flows: int = 65_536

@@ -219,6 +219,12 @@ class Policy:
         for outcomes that are not `Outcome.APPLIED`.
 
         Raises what `otherwise` does, `InvalidVerdictError` if its answer is none, `ClosedError`.
+
+        >>> policy = pk.Policy([pk.Rule("drop", remote_port=443)])
+        >>> with pk.open("synthetic:4") as kext:
+        ...     decisions = policy.decide(next(kext.batches()))
+        >>> decisions.verdict.tolist(), decisions.rule.tolist(), decisions.outcome.tolist()
+        ([4, 0, 0, 0], [0, 65535, 65535, 65535], [0, 255, 255, 255])
         """
         leave = self._otherwise is not None
         numbers, rules, outcomes, misses = self._native.decide(batch, leave)
@@ -287,6 +293,13 @@ class Policy:
 
         `otherwise` is called in the event loop. What takes time it gives to a task, and answers
         with None, of a policy without a default: the request is held until the task decides it.
+
+        >>> import asyncio
+        >>> async def main() -> int:
+        ...     async with pk.open_async("synthetic:1000") as kext:
+        ...         return await pk.Policy(default=pk.Verdict.ACCEPT).run_async(kext)
+        >>> asyncio.run(main())
+        1000
         """
         count = 0
         async for batch in kext.batches(max_requests, max_wait, payload):

@@ -69,6 +69,15 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
     Raises `DeviceError` for a device string that is not understood or not served here,
     `CaptureError` for a file that is no capture or an output that cannot be written or is the
     capture itself, and `ConfigError` for a value out of range or a network that is none.
+
+    >>> with pk.open("synthetic:1000", payload=28) as kext:
+    ...     for request in kext:
+    ...         if request.remote_port == 23 or request.payload[0] != 0x45:
+    ...             request.block()
+    ...         else:
+    ...             request.accept()
+    >>> kext.counters().permitted
+    1000
     """
     native = opening(
         device,
@@ -96,6 +105,10 @@ class Kext(SessionCalls):
     Verdicts for single requests are sent together, and soon: see `flush_interval` of `open`, and
     `flush`. The session belongs to the process that opened it: in a child made by `os.fork` every
     method raises `ForkError`, `close` excepted, which does nothing there.
+
+    >>> with pk.open("synthetic:3") as kext:
+    ...     [request.remote_port for request in kext if request.drop() is None]
+    [443, 53, 53]
     """
 
     __slots__ = ()
@@ -145,9 +158,13 @@ class Kext(SessionCalls):
         Requests that iterating has taken from the extension and not given come first, with the
         payload that was asked for then.
 
-        >>> for batch in kext.batches():  # doctest: +SKIP
-        ...     telnet = batch.remote_port == 23
-        ...     batch.set_verdicts(np.where(telnet, pk.Verdict.BLOCK, pk.Verdict.ACCEPT))
+        >>> with pk.open("synthetic:1000") as kext:
+        ...     for batch in kext.batches():
+        ...         web = np.isin(batch.remote_port, [80, 443])
+        ...         outcomes = batch.set_verdicts(np.where(web, pk.Verdict.DROP, pk.Verdict.ACCEPT))
+        ...         assert (outcomes == pk.Outcome.APPLIED).all()
+        >>> kext.counters().dropped > 0
+        True
         """
         wait = None if max_wait is None else checked_seconds("max_wait", max_wait)
         return self._native.batches(
