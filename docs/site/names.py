@@ -114,28 +114,35 @@ class Docstrings(griffe.Extension):
         if pkg.name != PACKAGE:
             return
         names = Names(pkg)
-        for name in sorted(names.public):
-            self._link(pkg[name], names, None)
+        done: set[int] = set()
+        # What classes inherit from one that is not public is linked to the plainest: `Kext`.
+        for name in sorted(names.public, key=lambda name: (len(name), name)):
+            _link(pkg[name], names, None, done)
 
-    def _link(self, given: griffe.Object | griffe.Alias, names: Names, owner: str | None) -> None:
-        thing = given.final_target if isinstance(given, griffe.Alias) else given
-        inner = thing.name if thing.is_class else owner
-        if thing.docstring is not None:
-            parameters = (
-                {one.name for one in thing.parameters}
-                if isinstance(thing, griffe.Function)
-                else set()
-            )
 
-            def missing(name: str) -> None:
-                _log.warning(f"{thing.path}: its docstring names `{name}`, which is not public")
+def _link(
+    given: griffe.Object | griffe.Alias, names: Names, owner: str | None, done: set[int]
+) -> None:
+    """Rewrite the docstrings of a thing and its members, unless they are done."""
+    thing = given.final_target if isinstance(given, griffe.Alias) else given
+    if id(thing) in done:
+        return
+    done.add(id(thing))
+    inner = thing.name if thing.is_class else owner
+    if thing.docstring is not None:
+        parameters = (
+            {one.name for one in thing.parameters} if isinstance(thing, griffe.Function) else set()
+        )
 
-            thing.docstring.value = names.linked(
-                _fenced(thing.docstring.value), missing, owner=inner, parameters=parameters
-            )
-        if thing.is_class:
-            for member in thing.members.values():
-                self._link(member, names, inner)
+        def missing(name: str) -> None:
+            _log.warning(f"{thing.path}: its docstring names `{name}`, which is not public")
+
+        thing.docstring.value = names.linked(
+            _fenced(thing.docstring.value), missing, owner=inner, parameters=parameters
+        )
+    if thing.is_class:
+        for member in thing.all_members.values():
+            _link(member, names, inner, done)
 
 
 def _fenced(docstring: str) -> str:
