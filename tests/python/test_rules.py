@@ -398,7 +398,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path):
 
 def test_the_rules_of_the_documentation_are_a_policy():
     text = (Path(__file__).parents[2] / "docs" / "rules.md").read_text("utf-8")
-    block = text.partition("```toml\n")[2].partition("```")[0]
+    block = text.partition("```toml")[2].partition("\n")[2].partition("```")[0]
     assert len(pk.Policy.from_toml(block)) == 4
 
 
