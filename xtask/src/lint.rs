@@ -76,6 +76,12 @@ const STEPS: &[Step] = &[
         run: |workspace| python(workspace, &["-m", "mypy"]),
     },
     Step {
+        name: "pyright",
+        about: "Python types, by the other checker that people use",
+        promised: true,
+        run: |workspace| python(workspace, &["-m", "basedpyright"]),
+    },
+    Step {
         name: "stubtest",
         about: "the stubs of the native module say what the built module is",
         promised: true,
