@@ -61,6 +61,13 @@ pub(crate) const NO_STD: &[Layer] = &[
     },
 ];
 
+/// The crates that are Windows kernel and nothing else: no std, and all the unsafe code of it.
+const KERNEL: &[Layer] = &[Layer {
+    name: "kext-nt-sys",
+    ours: &[],
+    theirs: &[],
+}];
+
 /// The crates that run in user mode only.
 const STD: &[Layer] = &[
     Layer {
@@ -111,8 +118,13 @@ const CHECKED: (&str, &str, &str) = ("kext-sync", "shuttle", "cfg(shuttle)");
 /// Crates that nothing may depend on, not even a test.
 const LEAVES: [&str; 2] = ["portmaster-kext-native", "xtask"];
 
-/// What the root file of every crate in [`NO_STD`] says.
+/// What the root file of every crate in [`NO_STD`] says; of those in [`KERNEL`] the first only.
 const ATTRIBUTES: [&str; 2] = ["#![no_std]", "#![forbid(unsafe_code)]"];
+
+/// Every row, whatever the crate runs in.
+fn layers() -> impl Iterator<Item = &'static Layer> {
+    NO_STD.iter().chain(KERNEL).chain(STD)
+}
 
 pub(crate) fn run(workspace: &Workspace, _: &[String]) -> Result<()> {
     let mut cargo = workspace.cargo();
@@ -138,7 +150,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn check(metadata: &Value) -> Vec<String> {
-    let layers: Vec<&Layer> = NO_STD.iter().chain(STD).collect();
+    let layers: Vec<&Layer> = layers().collect();
     let ours: BTreeSet<&str> = packages(metadata)
         .map(|package| text(package, "name"))
         .collect();
@@ -181,9 +193,12 @@ fn attributes_missing(metadata: &Value) -> Result<Vec<String>> {
     let mut faults = Vec::new();
     for package in packages(metadata) {
         let name = text(package, "name");
-        if NO_STD.iter().all(|layer| layer.name != name) {
-            continue;
-        }
+        let has = |layers: &[Layer]| layers.iter().any(|layer| layer.name == name);
+        let wanted = match (has(NO_STD), has(KERNEL)) {
+            (true, _) => &ATTRIBUTES[..],
+            (false, true) => &ATTRIBUTES[..1],
+            (false, false) => continue,
+        };
         for target in package["targets"].as_array().into_iter().flatten() {
             if !target["kind"]
                 .as_array()
@@ -193,8 +208,8 @@ fn attributes_missing(metadata: &Value) -> Result<Vec<String>> {
             }
             let path = text(target, "src_path");
             let source = fs::read_to_string(path).map_err(|source| Failure::file(path, source))?;
-            for attribute in ATTRIBUTES {
-                if source.lines().all(|line| line.trim_end() != attribute) {
+            for attribute in wanted {
+                if source.lines().all(|line| line.trim_end() != *attribute) {
                     faults.push(format!("the root file of {name} does not say {attribute}"));
                 }
             }
@@ -210,9 +225,7 @@ mod tests {
 
     /// A workspace in which every crate depends on all that it may, and one more thing.
     fn workspace(extra: &[(&str, Value)]) -> Value {
-        let packages: Vec<Value> = NO_STD
-            .iter()
-            .chain(STD)
+        let packages: Vec<Value> = layers()
             .map(|layer| {
                 let mut dependencies: Vec<Value> = layer
                     .ours
