@@ -186,6 +186,11 @@ pub(crate) fn call_from_here<R>(
     }
     USED.set(segment.1);
     SEGMENT.set(segment);
+    HELD.with_borrow(|held| {
+        if held.len() > locks {
+            violation!(SpinLock, "{what} returned and still holds {}", held[locks].describe());
+        }
+    });
     let now = irql();
     if now != end {
         violation!(
@@ -195,11 +200,6 @@ pub(crate) fn call_from_here<R>(
             irql_name(now)
         );
     }
-    HELD.with_borrow(|held| {
-        if held.len() > locks {
-            violation!(SpinLock, "{what} returned and still holds {}", held[locks].describe());
-        }
-    });
     result
 }
 

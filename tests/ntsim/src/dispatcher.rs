@@ -5,6 +5,7 @@
 //! a moment.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::cpu;
 use crate::exports::implements;
 use crate::guest;
 use crate::heap;
+use crate::observe;
 
 implements! {
     ke::KeInitializeEvent = initialize_event;
@@ -61,6 +63,7 @@ struct Timer {
     number: u64,
     period: u64,
     dpc: usize,
+    site: usize,
 }
 
 #[derive(Debug)]
@@ -437,6 +440,7 @@ extern "win64" fn set_timer(
         number,
         period: period.unsigned_abs().into(),
         dpc: dpc.addr(),
+        site: observe::site(),
     };
     let timer = Timer { period: timer.period * 10_000, ..timer };
     state.due.insert((timer.due, number), address);
@@ -602,10 +606,10 @@ pub(crate) fn in_use(address: usize, size: usize) -> Option<String> {
     None
 }
 
-/// What would still call or write to the driver: timers and DPCs.
-pub(crate) fn pending() -> Vec<String> {
+/// What would still call or write to the driver whose code is there: timers and DPCs.
+pub(crate) fn pending(code: &Range<usize>) -> Vec<String> {
     let mut state = STATE.lock();
-    let timers = state.timers().len();
+    let timers = state.timers().values().filter(|timer| code.contains(&timer.site)).count();
     let dpcs = state.dpcs.len() + state.running.len();
     drop(state);
     let mut pending = Vec::new();

@@ -112,11 +112,7 @@ fn reader(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHan
     })
 }
 
-/// A file below the folder that cargo builds into.
+/// A file that `cargo xtask` builds: below `target/driver`.
 pub fn built(name: &str) -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"),
-        PathBuf::from,
-    );
-    target.join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/driver").join(name)
 }

@@ -405,12 +405,3 @@ pub(crate) fn leaks() -> Vec<Block> {
     let heap = HEAP.lock();
     heap.live.values().filter(|block| block.kind.owned_by_driver()).copied().collect()
 }
-
-/// How many blocks the driver has, and how many bytes.
-pub(crate) fn in_use() -> (usize, usize) {
-    let heap = HEAP.lock();
-    heap.live
-        .values()
-        .filter(|block| block.kind.owned_by_driver())
-        .fold((0, 0), |(blocks, bytes), block| (blocks + 1, bytes + block.size))
-}

@@ -1,7 +1,9 @@
 //! What tests use: a driver that is loaded, handles to its device, and time.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kext_nt_sys::io::{DRIVER_INITIALIZE, DRIVER_OBJECT, IRP_MJ_DEVICE_CONTROL};
@@ -49,6 +51,9 @@ pub enum LoadError {
     Entry(Status),
 }
 
+/// How many drivers are loaded.
+static LOADED: AtomicUsize = AtomicUsize::new(0);
+
 /// A driver that is loaded.
 #[derive(Debug)]
 pub struct Sim {
@@ -74,6 +79,7 @@ impl Sim {
     pub fn load_as(path: &Path, service: &str) -> Result<Self, LoadError> {
         trap::install();
         let image = Image::load(path).map_err(LoadError::File)?;
+        LOADED.fetch_add(1, Ordering::SeqCst);
         let memory = heap::allocate(Kind::Device, size_of::<DRIVER_OBJECT>(), 0);
         // SAFETY: the block is that long.
         unsafe { memory.write_bytes(0, size_of::<DRIVER_OBJECT>()) };
@@ -109,11 +115,18 @@ impl Sim {
         Ok(sim)
     }
 
+    fn code(&self) -> Range<usize> {
+        self.image.base..self.image.base + self.image.size
+    }
+
     fn pending(&self) -> Vec<String> {
         let mut pending = io::pending(self.driver);
-        pending.extend(dispatcher::pending());
-        pending.extend(work::pending());
-        pending.extend(process::pending());
+        pending.extend(dispatcher::pending(&self.code()));
+        // Whose these are is not recorded: asked when the last driver goes.
+        if LOADED.load(Ordering::SeqCst) == 1 {
+            pending.extend(work::pending());
+            pending.extend(process::pending());
+        }
         pending
     }
 
@@ -123,7 +136,9 @@ impl Sim {
         if !pending.is_empty() {
             violation!(Leak, "{when}, and {}", pending.join(", "));
         }
-        let leaks = heap::leaks();
+        let code = self.code();
+        let mut leaks = heap::leaks();
+        leaks.retain(|block| code.contains(&block.site));
         if !leaks.is_empty() {
             let shown: Vec<String> = leaks.iter().take(8).map(heap::Block::describe).collect();
             violation!(
@@ -134,6 +149,7 @@ impl Sim {
             );
         }
         heap::check_all();
+        LOADED.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Calls `DriverUnload`, and looks for what the driver has left behind.
@@ -206,7 +222,8 @@ impl Sim {
 
     /// Blocks that the driver has of the kernel, and their bytes.
     pub fn memory(&self) -> (usize, usize) {
-        heap::in_use()
+        let blocks = heap::leaks();
+        (blocks.len(), blocks.iter().map(|block| block.size).sum())
     }
 
     /// Names of devices, and links with their targets.
