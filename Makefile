@@ -1,6 +1,6 @@
 # The commands that a person types. Each is one chore of xtask; `cargo xtask help` lists them all.
 
-.PHONY: help demo test lint bench wheel captures clean
+.PHONY: help demo test lint bench wheel driver captures clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 — /p' Makefile
@@ -19,6 +19,9 @@ bench: ## measure the engine, rule policies and the replay path
 
 wheel: ## build a release wheel into target/wheels
 	cargo xtask wheel
+
+driver: ## build the Windows driver, target/driver/PortmasterKext64.sys, and check it
+	cargo xtask driver
 
 captures: ## record the captures anew (Linux, root)
 	cargo xtask captures

@@ -62,11 +62,18 @@ pub(crate) const NO_STD: &[Layer] = &[
 ];
 
 /// The crates that are Windows kernel and nothing else: no std, and all the unsafe code of it.
-const KERNEL: &[Layer] = &[Layer {
-    name: "kext-nt-sys",
-    ours: &[],
-    theirs: &[],
-}];
+const KERNEL: &[Layer] = &[
+    Layer {
+        name: "kext-nt-sys",
+        ours: &[],
+        theirs: &[],
+    },
+    Layer {
+        name: "kext-driver",
+        ours: &["kext-nt-sys"],
+        theirs: &[],
+    },
+];
 
 /// The crates that run in user mode only.
 const STD: &[Layer] = &[
@@ -108,7 +115,7 @@ const STD: &[Layer] = &[
     Layer {
         name: "xtask",
         ours: &[],
-        theirs: &["serde_json"],
+        theirs: &["object", "serde_json"],
     },
 ];
 
@@ -116,7 +123,7 @@ const STD: &[Layer] = &[
 const CHECKED: (&str, &str, &str) = ("kext-sync", "shuttle", "cfg(shuttle)");
 
 /// Crates that nothing may depend on, not even a test.
-const LEAVES: [&str; 2] = ["portmaster-kext-native", "xtask"];
+const LEAVES: [&str; 3] = ["kext-driver", "portmaster-kext-native", "xtask"];
 
 /// What the root file of every crate in [`NO_STD`] says; of those in [`KERNEL`] the first only.
 const ATTRIBUTES: [&str; 2] = ["#![no_std]", "#![forbid(unsafe_code)]"];

@@ -9,6 +9,7 @@ mod captures;
 mod clean;
 mod demo;
 mod deps;
+mod driver;
 mod failure;
 mod headers;
 mod interleavings;
@@ -18,6 +19,7 @@ mod report;
 mod run;
 mod sanitize;
 mod test;
+mod toolchain;
 mod vectors;
 mod venv;
 mod wheel;
@@ -48,7 +50,7 @@ const CHORES: &[Chore] = &[
     Chore {
         name: "test",
         arguments: "[TIER]...",
-        summary: "run the test tiers (unit, interleavings, no-std, replay, fuzz-live; default: all)",
+        summary: "run the test tiers (unit, interleavings, no-std, driver, replay, ...; default: all)",
         run: test::run_tiers,
     },
     Chore {
@@ -62,6 +64,12 @@ const CHORES: &[Chore] = &[
         arguments: "",
         summary: "build the crates of the driver's core for a target without std",
         run: no_std::run_alone,
+    },
+    Chore {
+        name: "driver",
+        arguments: "[--twice]",
+        summary: "build target/driver/PortmasterKext64.sys and check it; --twice: reproducibly",
+        run: driver::run,
     },
     Chore {
         name: "deps",

@@ -4,6 +4,7 @@
 
 use std::process::Command;
 
+use crate::driver;
 use crate::failure::{Failure, Result};
 use crate::interleavings;
 use crate::no_std;
@@ -33,6 +34,12 @@ const TIERS: &[Step] = &[
         about: "the driver's core builds for a target without std",
         promised: true,
         run: no_std::build_each,
+    },
+    Step {
+        name: "driver",
+        about: "the Windows driver builds, twice to the same bytes, and is what it has to be",
+        promised: true,
+        run: driver::tier,
     },
     Step {
         name: "replay",
