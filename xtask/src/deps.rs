@@ -123,7 +123,15 @@ const STD: &[Layer] = &[
         // Not kext-wire: the Python half must not be able to parse the protocol itself.
         name: "portmaster-kext-native",
         ours: &["kext-types", "kext-client", "kext-rules"],
-        theirs: &["ipnet", "parking_lot", "pyo3"],
+        theirs: &[
+            "arrow-array",
+            "arrow-buffer",
+            "arrow-schema",
+            "ipnet",
+            "numpy",
+            "parking_lot",
+            "pyo3",
+        ],
     },
     Layer {
         name: "xtask",

@@ -52,8 +52,6 @@ struct ProcessorLane(Lane<'static>);
 unsafe impl Send for ProcessorLane {}
 
 impl Kext {
-    /// Not inlined, as none of the steps of loading is: each has its values on its stack for itself.
-    #[inline(never)]
     fn try_new(extension: &'static Extension<WfpHost>) -> Result<Self> {
         Ok(Self {
             extension,
@@ -75,6 +73,9 @@ impl Kext {
     }
 }
 
+/// The entry point was called twice.
+const TAKEN: Status = Status(STATUS_INTERNAL_ERROR);
+
 /// Makes everything, and lets programs find the device last.
 pub(crate) fn load(
     passive: &Passive,
@@ -94,19 +95,29 @@ pub(crate) fn load(
 fn load_parts(passive: &Passive, driver: &mut DriverObject, unload: DRIVER_UNLOAD) -> Result<()> {
     let name = wide!(r"\Device\PortmasterKext");
     let mut device = try_box(ControlDevice::create(passive, driver, name)?)?;
-    let host = WfpHost::try_new(passive)?;
-    let extension = Extension::try_new(host, Capacities::default(), Config::default())
-        .map_err(|_| Status(STATUS_INSUFFICIENT_RESOURCES))?;
-    let taken = Status(STATUS_INTERNAL_ERROR);
-    let extension = EXTENSION.set(try_box(extension)?).map_err(|_| taken)?;
-    let kext = KEXT
-        .set(try_box(Kext::try_new(extension)?)?)
-        .map_err(|_| taken)?;
+    let extension = start_extension(passive)?;
+    let kext = start_kext(extension)?;
     kext.tick.set(TICK);
     driver.serve::<Kext>(passive, unload);
     device.publish(name, wide!(r"\??\PortmasterKext"), passive)?;
-    DEVICE.set(device).map_err(|_| taken)?;
+    DEVICE.set(device).map_err(|_| TAKEN)?;
     Ok(())
+}
+
+// None of these steps is inlined: each has what it makes on the stack, for itself.
+
+#[inline(never)]
+fn start_extension(passive: &Passive) -> Result<&'static Extension<WfpHost>> {
+    let host = WfpHost::try_new(passive)?;
+    let extension = Extension::try_new(host, Capacities::default(), Config::default())
+        .map_err(|_| Status(STATUS_INSUFFICIENT_RESOURCES))?;
+    EXTENSION.set(try_box(extension)?).map_err(|_| TAKEN)
+}
+
+#[inline(never)]
+fn start_kext(extension: &'static Extension<WfpHost>) -> Result<&'static Kext> {
+    let kext = Kext::try_new(extension)?;
+    KEXT.set(try_box(kext)?).map_err(|_| TAKEN)
 }
 
 /// In words, for whoever wonders.

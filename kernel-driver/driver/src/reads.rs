@@ -132,11 +132,14 @@ impl Kext {
                 status,
                 information,
             } => return request.complete(raw(status), information),
-            Dispatch::Pend { wait: None } => FOR_EVER,
+            Dispatch::Pend { wait: None, .. } => FOR_EVER,
             Dispatch::Pend {
                 wait: Some(Duration::ZERO),
+                ..
             } => return self.end(request),
-            Dispatch::Pend { wait: Some(wait) } => time::after(time::since_start(), wait),
+            Dispatch::Pend {
+                wait: Some(wait), ..
+            } => time::after(time::since_start(), wait),
         };
         let answered = reads.pended.put(Waiting { request, deadline }, Place::Last);
         if deadline != FOR_EVER {
