@@ -14,7 +14,7 @@ test: ## run every test tier that this machine can run (TIERS="unit no-std" choo
 lint: ## format, lints, types, stubs, documentation, dependencies
 	cargo xtask lint
 
-bench: ## measure the engine, rule policies and the replay path
+bench: ## measure the engine, rule policies, the replay path and the paths from Python
 	cargo xtask bench
 
 wheel: ## build a release wheel into target/wheels

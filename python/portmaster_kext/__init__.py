@@ -10,8 +10,23 @@ print(kext.counters())
 ```
 """
 
-from portmaster_kext._native import Flow, ReplayReport, VerdictRequest, __version__
-from portmaster_kext.config import Config, FragmentPolicy, Policy, RedirectTarget, Special
+from portmaster_kext._native import (
+    Flow,
+    FlowBatch,
+    FlowEventBatch,
+    ReplayReport,
+    RequestBatch,
+    VerdictRequest,
+    __version__,
+)
+from portmaster_kext.config import (
+    Capacities,
+    Config,
+    FragmentPolicy,
+    Policy,
+    RedirectTarget,
+    Special,
+)
 from portmaster_kext.counters import Counters
 from portmaster_kext.errors import (
     AlreadyDecidedError,
@@ -22,21 +37,25 @@ from portmaster_kext.errors import (
     DeviceError,
     Error,
     ExtensionError,
+    ForkError,
     InvalidVerdictError,
     NotHeldError,
     ProtocolMismatchError,
     UnknownIdError,
 )
+from portmaster_kext.flows import ConnectionEvents, FlowEvent, Flows
 from portmaster_kext.session import Kext, open  # noqa: A004
-from portmaster_kext.verdicts import Decision, Direction, Verdict
+from portmaster_kext.verdicts import Decision, Direction, FlowEnd, FlowOrigin, Outcome, Verdict
 
 __all__ = [
     "AlreadyDecidedError",
     "CancelledError",
+    "Capacities",
     "CaptureError",
     "ClosedError",
     "Config",
     "ConfigError",
+    "ConnectionEvents",
     "Counters",
     "Decision",
     "DeviceError",
@@ -44,14 +63,23 @@ __all__ = [
     "Error",
     "ExtensionError",
     "Flow",
+    "FlowBatch",
+    "FlowEnd",
+    "FlowEvent",
+    "FlowEventBatch",
+    "FlowOrigin",
+    "Flows",
+    "ForkError",
     "FragmentPolicy",
     "InvalidVerdictError",
     "Kext",
     "NotHeldError",
+    "Outcome",
     "Policy",
     "ProtocolMismatchError",
     "RedirectTarget",
     "ReplayReport",
+    "RequestBatch",
     "Special",
     "UnknownIdError",
     "Verdict",

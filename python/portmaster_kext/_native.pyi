@@ -3,16 +3,24 @@
 Its public classes are re-exported by `portmaster_kext`; import them from there.
 """
 
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, final
 
-from portmaster_kext.config import Config
+import numpy as np
+import numpy.typing as npt
+
+from portmaster_kext.config import Capacities, Config
 from portmaster_kext.verdicts import Direction, Verdict
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "Batches",
     "Flow",
+    "FlowBatch",
+    "FlowEventBatch",
     "ReplayReport",
+    "RequestBatch",
     "Session",
     "VerdictRequest",
     "__version__",
@@ -77,6 +85,10 @@ class VerdictRequest:
     @property
     def truncated(self) -> bool:
         """Bit 0 of `flags`: fewer bytes than `size` are held."""
+    @property
+    def payload(self) -> memoryview | None:
+        """The packet's first bytes from its IP header on, read-only, as many as were asked for when
+        it was received; None if that was none. Valid for as long as it is kept."""
     def accept(self, permanent: bool = True) -> None:
         """Let it go. This and the following raise as `Kext.set_verdict` does."""
     def block(self, permanent: bool = True) -> None:
@@ -92,8 +104,87 @@ class VerdictRequest:
     def __hash__(self, /) -> int: ...
 
 @final
+class RequestBatch:
+    """Requests that came together: one array for each thing that is known of them.
+
+    Row *i* of each array is about the same request, `batch[i]`. The arrays are read-only views of
+    the batch's own memory, valid for as long as they are kept. Anything that reads Arrow (pyarrow,
+    polars, DuckDB, …) takes the batch as a table with the same columns, without a copy; there
+    `time` is a timestamp in nanoseconds, addresses are binary of 16 bytes, and `payload` is binary.
+    """
+
+    @property
+    def id(self) -> npt.NDArray[np.uint64]:
+        """The packets' names: never 0, never used again."""
+    @property
+    def time(self) -> npt.NDArray[np.uint64]:
+        """When the packets were presented: nanoseconds since 1970-01-01 00:00 UTC."""
+    @property
+    def process_id(self) -> npt.NDArray[np.uint64]:
+        """The processes that the packets belong to; 0 where unknown."""
+    @property
+    def local_address(self) -> npt.NDArray[np.uint8]:
+        """This machine's addresses, (n, 16) bytes in network order; IPv4 as ::ffff:a.b.c.d."""
+    @property
+    def remote_address(self) -> npt.NDArray[np.uint8]:
+        """The other ends' addresses, likewise."""
+    @property
+    def local_port(self) -> npt.NDArray[np.uint16]:
+        """This machine's ports; an echo's identifier; 0 where the protocol has neither."""
+    @property
+    def remote_port(self) -> npt.NDArray[np.uint16]:
+        """The other ends' ports; 0 where the protocol has none, and for an echo."""
+    @property
+    def version(self) -> npt.NDArray[np.uint8]:
+        """IP versions, 4 or 6."""
+    @property
+    def protocol(self) -> npt.NDArray[np.uint8]:
+        """The IANA numbers of the transport protocols."""
+    @property
+    def direction(self) -> npt.NDArray[np.uint8]:
+        """Which way the packets go: codes of `Direction`."""
+    @property
+    def flags(self) -> npt.NDArray[np.uint8]:
+        """Bit 0: the packet was cut short before it was seen."""
+    @property
+    def size(self) -> npt.NDArray[np.uint32]:
+        """The packets' lengths in bytes by their IP headers."""
+    @property
+    def interface(self) -> npt.NDArray[np.uint32]:
+        """Indices of the interfaces that the packets enter or leave by."""
+    @property
+    def sub_interface(self) -> npt.NDArray[np.uint32]:
+        """Indices of the sub-interfaces; 0 where the system has none."""
+    @property
+    def compartment(self) -> npt.NDArray[np.uint32]:
+        """Network compartments or namespaces; 0 where unknown."""
+    @property
+    def payload(self) -> npt.NDArray[np.uint8]:
+        """The bytes of all packets, as many of each as were asked for."""
+    @property
+    def payload_offsets(self) -> npt.NDArray[np.uint32]:
+        """Where each packet's bytes begin in `payload`, and at last where they end: n + 1 of them.
+        Packet *i* is `payload[payload_offsets[i]:payload_offsets[i + 1]]`."""
+    def set_verdicts(
+        self,
+        verdicts: npt.ArrayLike,
+        permanent: bool | npt.ArrayLike = True,
+    ) -> npt.NDArray[np.uint8]:
+        """Decide all of them, as `Kext.set_verdicts` does; the outcomes as codes of `Outcome`."""
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> VerdictRequest:
+        """One request; from the end if negative."""
+    def __iter__(self) -> Iterator[VerdictRequest]: ...
+    def __arrow_c_schema__(self) -> object:
+        """The table's schema, by the Arrow PyCapsule interface."""
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
+        """Schema and table, by the Arrow PyCapsule interface; a schema asked for is not heeded."""
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The table as a stream of one batch, likewise."""
+
+@final
 class Flow:
-    """A flow whose verdict is cached, with its traffic so far."""
+    """A flow whose verdict is cached, or was, with its traffic so far."""
 
     @property
     def version(self) -> int:
@@ -142,6 +233,130 @@ class Flow:
     def last_seen(self) -> int:
         """The time of the last packet, ICMP errors about the flow left aside, in nanoseconds since
         1970-01-01 00:00 UTC."""
+
+@final
+class FlowBatch:
+    """The cached flows: one array for each thing that is known of them, as in `RequestBatch`."""
+
+    @property
+    def local_address(self) -> npt.NDArray[np.uint8]:
+        """This machine's addresses, (n, 16) bytes in network order; IPv4 as ::ffff:a.b.c.d."""
+    @property
+    def remote_address(self) -> npt.NDArray[np.uint8]:
+        """The other ends' addresses, likewise."""
+    @property
+    def local_port(self) -> npt.NDArray[np.uint16]:
+        """This machine's ports; an echo's identifier; 0 where the protocol has neither."""
+    @property
+    def remote_port(self) -> npt.NDArray[np.uint16]:
+        """The other ends' ports; 0 where the protocol has none, and for an echo."""
+    @property
+    def version(self) -> npt.NDArray[np.uint8]:
+        """IP versions, 4 or 6."""
+    @property
+    def protocol(self) -> npt.NDArray[np.uint8]:
+        """The IANA numbers of the transport protocols."""
+    @property
+    def verdict(self) -> npt.NDArray[np.uint8]:
+        """The verdicts that stand for the flows: codes of `Verdict`."""
+    @property
+    def origin(self) -> npt.NDArray[np.uint8]:
+        """Why they are cached: codes of `FlowOrigin`."""
+    @property
+    def process_id(self) -> npt.NDArray[np.uint64]:
+        """The processes that the flows belong to; 0 where unknown."""
+    @property
+    def packets_out(self) -> npt.NDArray[np.uint64]:
+        """Packets from this machine."""
+    @property
+    def packets_in(self) -> npt.NDArray[np.uint64]:
+        """Packets to this machine."""
+    @property
+    def bytes_out(self) -> npt.NDArray[np.uint64]:
+        """Bytes from this machine, by the packets' IP headers."""
+    @property
+    def bytes_in(self) -> npt.NDArray[np.uint64]:
+        """Bytes to this machine, by the packets' IP headers."""
+    @property
+    def first_seen(self) -> npt.NDArray[np.uint64]:
+        """Times of the first packets: nanoseconds since 1970-01-01 00:00 UTC."""
+    @property
+    def last_seen(self) -> npt.NDArray[np.uint64]:
+        """Times of the last packets, likewise."""
+    def __len__(self) -> int: ...
+    def __arrow_c_schema__(self) -> object:
+        """The table's schema, by the Arrow PyCapsule interface."""
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
+        """Schema and table, by the Arrow PyCapsule interface; a schema asked for is not heeded."""
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The table as a stream of one batch, likewise."""
+
+@final
+class FlowEventBatch:
+    """Flows that have ended: one array for each thing that is known of them, as in
+    `RequestBatch`."""
+
+    @property
+    def local_address(self) -> npt.NDArray[np.uint8]:
+        """This machine's addresses, (n, 16) bytes in network order; IPv4 as ::ffff:a.b.c.d."""
+    @property
+    def remote_address(self) -> npt.NDArray[np.uint8]:
+        """The other ends' addresses, likewise."""
+    @property
+    def local_port(self) -> npt.NDArray[np.uint16]:
+        """This machine's ports; an echo's identifier; 0 where the protocol has neither."""
+    @property
+    def remote_port(self) -> npt.NDArray[np.uint16]:
+        """The other ends' ports; 0 where the protocol has none, and for an echo."""
+    @property
+    def version(self) -> npt.NDArray[np.uint8]:
+        """IP versions, 4 or 6."""
+    @property
+    def protocol(self) -> npt.NDArray[np.uint8]:
+        """The IANA numbers of the transport protocols."""
+    @property
+    def verdict(self) -> npt.NDArray[np.uint8]:
+        """The verdicts that stand for the flows: codes of `Verdict`."""
+    @property
+    def origin(self) -> npt.NDArray[np.uint8]:
+        """Why they are cached: codes of `FlowOrigin`."""
+    @property
+    def process_id(self) -> npt.NDArray[np.uint64]:
+        """The processes that the flows belong to; 0 where unknown."""
+    @property
+    def packets_out(self) -> npt.NDArray[np.uint64]:
+        """Packets from this machine."""
+    @property
+    def packets_in(self) -> npt.NDArray[np.uint64]:
+        """Packets to this machine."""
+    @property
+    def bytes_out(self) -> npt.NDArray[np.uint64]:
+        """Bytes from this machine, by the packets' IP headers."""
+    @property
+    def bytes_in(self) -> npt.NDArray[np.uint64]:
+        """Bytes to this machine, by the packets' IP headers."""
+    @property
+    def first_seen(self) -> npt.NDArray[np.uint64]:
+        """Times of the first packets: nanoseconds since 1970-01-01 00:00 UTC."""
+    @property
+    def last_seen(self) -> npt.NDArray[np.uint64]:
+        """Times of the last packets, likewise."""
+    def __len__(self) -> int: ...
+    def __arrow_c_schema__(self) -> object:
+        """The table's schema, by the Arrow PyCapsule interface."""
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]:
+        """Schema and table, by the Arrow PyCapsule interface; a schema asked for is not heeded."""
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The table as a stream of one batch, likewise."""
+    @property
+    def end(self) -> npt.NDArray[np.uint8]:
+        """Why they ended: codes of `FlowEnd`."""
+    @property
+    def lost(self) -> int:
+        """How many ended flows found no room since the device was opened."""
+    @property
+    def waiting(self) -> int:
+        """How many wait still."""
 
 @final
 class ReplayReport:
@@ -195,7 +410,16 @@ class Session:
     """
 
     def __new__(
-        cls, device: str, local: list[str], output: str | None, realtime: bool, config: Config
+        cls,
+        device: str,
+        local: list[str],
+        output: str | None,
+        realtime: bool,
+        config: Config,
+        capacities: Capacities,
+        payload: int,
+        max_requests: int,
+        flush_interval: float,
     ) -> Session: ...
     @property
     def device(self) -> str:
@@ -208,12 +432,31 @@ class Session:
         """The next request; ends with the capture or the session."""
     def set_verdict(self, packet_id: int, verdict: int, permanent: bool) -> None:
         """Decide a held packet by a verdict's number, 2 to 6."""
+    def set_verdicts(
+        self,
+        ids: npt.ArrayLike,
+        verdicts: npt.ArrayLike,
+        permanent: bool | npt.ArrayLike,
+    ) -> npt.NDArray[np.uint8]:
+        """Decide many held packets; codes of `Outcome`."""
+    def flush(self) -> None:
+        """Send the verdicts that wait; raises what became of the first that was not applied."""
+    def cancel(self) -> None:
+        """End the waits of now."""
+    def batches(self, max_requests: int, max_wait: float | None, payload: int) -> Batches:
+        """The requests in batches; `payload` is bytes, or 2**32 - 1 for the whole packet."""
     def get_payload(self, packet_id: int) -> bytes:
         """The bytes of a held packet."""
     def counters(self) -> list[tuple[str, int, int]]:
         """Name, disposition (255 for no packet's end) and value of every counter."""
     def list_flows(self, cursor: int, most: int) -> tuple[list[Flow], int | None]:
         """A page of cached flows, and the cursor of the next; None at the end. Begins with 0."""
+    def flow_batch(self) -> FlowBatch:
+        """All cached flows as arrays."""
+    def events(self, most: int, keep: bool) -> tuple[list[tuple[Flow, int]], int, int]:
+        """Ended flows with codes of `FlowEnd`, how many were lost, and how many wait still."""
+    def event_batch(self, most: int) -> FlowEventBatch:
+        """The same as arrays; more are kept."""
     def clear_cache(self) -> None:
         """Empty the verdict cache."""
     def get_config(self) -> Config:
@@ -224,3 +467,11 @@ class Session:
         """How far the replay has come; None for a live device."""
     def close(self) -> None:
         """End the session."""
+
+@final
+class Batches:
+    """The iterator that `Kext.batches` returns."""
+
+    def __iter__(self) -> Batches: ...
+    def __next__(self) -> RequestBatch:
+        """The next batch; ends with the capture or the session."""

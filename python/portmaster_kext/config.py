@@ -1,4 +1,4 @@
-"""The configuration of a running extension."""
+"""The configuration of a running extension, and its capacities."""
 
 from __future__ import annotations
 
@@ -136,3 +136,24 @@ class Config:
             multicast=Special.ASK,
             fast_track=Special.ASK,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacities:
+    """How much the extension can hold, where this process runs it: replay.
+
+    All memory is allocated when the device is opened. Ranges are checked then.
+
+    >>> kext = pk.open("replay:x.pcap", capacities=pk.Capacities(packets=8_192))  # doctest: +SKIP
+    """
+
+    flows: int = 65_536
+    """Flows in the verdict cache, 1,024 to 1,048,576."""
+    packets: int = 1_024
+    """Held packets, 16 to 65,536. In replay a batch is at most half as many requests."""
+    packet_bytes: int = 16_777_216
+    """Bytes of held packets, 131,072 to 1,073,741,824."""
+    flow_packets: int = 64
+    """Held packets of one flow, 1 to 1,024."""
+    fragments: int = 1_024
+    """Fragmented packets followed at once, 16 to 65,536."""

@@ -41,9 +41,10 @@ class AlreadyDecidedError(_IdError):
 
 
 class NotHeldError(_IdError, LookupError):
-    """The packet was settled without a verdict before this call; `reason` tells how.
+    """The packet was settled without a verdict before one came; `reason` tells how.
 
-    A reader that is slow meets this in normal operation and can go on.
+    A reader that is slow meets this in normal operation and can go on. For verdicts that are sent
+    together, `Kext.flush` raises it.
     """
 
     def __init__(self, message: str, packet_id: int, reason: str) -> None:
@@ -60,6 +61,13 @@ class InvalidVerdictError(Error, ValueError):
 
 class ClosedError(Error):
     """The device has been closed; open it again."""
+
+
+class ForkError(Error):
+    """The session was opened by the process that this one was forked from.
+
+    The device is the parent's. Open it again in the child, or start the child in another way.
+    """
 
 
 class CancelledError(Error):

@@ -6,10 +6,13 @@ import ipaddress
 import os
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from portmaster_kext import _native
-from portmaster_kext.config import Config
+from portmaster_kext.config import Capacities, Config
 from portmaster_kext.counters import Counters
 from portmaster_kext.errors import (
     CaptureError,
@@ -18,6 +21,7 @@ from portmaster_kext.errors import (
     InvalidVerdictError,
     UnknownIdError,
 )
+from portmaster_kext.flows import ConnectionEvents, Flows
 from portmaster_kext.verdicts import Verdict
 
 Network: TypeAlias = (
@@ -31,8 +35,20 @@ Network: TypeAlias = (
 
 _REPLAY = "replay:"
 
-_PAGE = 1024
-"""Flows asked for in one call."""
+Payload: TypeAlias = int | Literal["all"]
+"""How many of a packet's first bytes come along with its request: 0 to 65,575, or all of them."""
+
+Verdicts: TypeAlias = Verdict | int | npt.ArrayLike
+"""Verdicts: one for all, or an array of their numbers, 2 to 6."""
+
+MAX_REQUESTS = 4_096
+"""The most requests that come at once."""
+
+_ALL = (1 << 32) - 1
+"""The number for the whole packet."""
+
+_MAX_PACKET = 65_575
+"""The longest packet, in bytes."""
 
 
 def open(  # noqa: A001 - `pk.open` reads like what it is
@@ -43,12 +59,18 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
     realtime: bool = False,
     ask_all: bool = False,
     config: Config | None = None,
+    capacities: Capacities | None = None,
+    payload: Payload = 0,
+    max_requests: int = MAX_REQUESTS,
+    flush_interval: float = 0.001,
 ) -> Kext:
     r"""Open a device and start to be asked for verdicts.
 
     `device` is `"replay:FILE"`, a pcap or pcapng file whose packets are presented by its own time
-    stamps. `r"\\.\PortmasterKext"` (the Windows driver) and `"nfqueue:N"` (live packets on Linux)
-    are refused where the platform or the build lacks them.
+    stamps. `"synthetic:COUNT"` makes up so many packets (1 to 4,294,967,295), each of a new UDP
+    flow; `"synthetic:COUNT,payload=BYTES"` says how much data each carries (0 to 65,507, else 64).
+    `r"\\.\PortmasterKext"` (the Windows driver) and `"nfqueue:N"` (live packets on Linux) are
+    refused where the platform or the build lacks them.
 
     The next three are for replay:
 
@@ -59,11 +81,27 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
 
     `ask_all` asks for every flow, also those that are let go unasked by default because a machine
     needs them to work: neighbour discovery, DHCP, broadcast, multicast. `config` sets everything.
+    `capacities` says how much can be held, where this process runs the extension.
+
+    The rest is about iterating over the session:
+
+    - `payload`: how many of each packet's first bytes come along as `VerdictRequest.payload`, 0 to
+      65,575 or `"all"`. Others are to be asked for by `Kext.get_payload`.
+    - `max_requests`: how many requests are taken from the extension at once, 1 to 4,096. Requests
+      that were taken and not given yet are held like any other. What a replay comes to does not
+      depend on it.
+    - `flush_interval`: how long the verdict of a request waits at most to be sent together with
+      others, in seconds. They are sent earlier when the iterator has nothing more to give, when
+      4,096 wait, and by every other call of the session but `get_payload`. With 0 each is sent at
+      once, and each error is raised by the call that it is about.
 
     Raises `DeviceError` for a device string that is not understood or not served here,
     `CaptureError` for a file that is no capture or an output that cannot be written or is the
     capture itself, and `ConfigError` for a value out of range or a network that is none.
     """
+    bytes_wanted = _payload(payload)
+    most = _max_requests(max_requests)
+    interval = _seconds("flush_interval", flush_interval)
     settings = config if config is not None else Config()
     if ask_all:
         settings = settings.ask_all()
@@ -76,7 +114,19 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
         capture = device.removeprefix(_REPLAY)
         if same_file(path, capture):
             raise CaptureError(f"{path}: is the capture itself; name another file for the output")
-    return Kext(_native.Session(device, networks, path, realtime, settings))
+    return Kext(
+        _native.Session(
+            device,
+            networks,
+            path,
+            realtime,
+            settings,
+            capacities if capacities is not None else Capacities(),
+            bytes_wanted,
+            most,
+            interval,
+        )
+    )
 
 
 def network(value: Network) -> str:
@@ -104,8 +154,13 @@ class Kext:
     """A session with an open device; made by `open`.
 
     Iterating gives one `VerdictRequest` after another. It blocks until there is one, and ends when
-    the capture does or when the session is closed, from whichever thread. All methods may be called
-    from any thread at any time. Use it in a `with` block, or call `close`.
+    the capture does or when the session is closed, from whichever thread. `batches` gives many at
+    once, as arrays. All methods may be called from any thread at any time. Use it in a `with`
+    block, or call `close`.
+
+    Verdicts for single requests are sent together, and soon: see `flush_interval` of `open`, and
+    `flush`. The session belongs to the process that opened it: in a child made by `os.fork` every
+    method raises `ForkError`, `close` excepted, which does nothing there.
     """
 
     __slots__ = ("_native",)
@@ -152,18 +207,72 @@ class Kext:
         of the flow follows it. Otherwise it is for this packet alone, and the flow's next one
         raises a request of its own.
 
-        Raises `AlreadyDecidedError` for a second verdict on one id, `NotHeldError` for a packet
-        that was settled without a verdict, `UnknownIdError` for any other id,
-        `InvalidVerdictError` for a verdict that is none, and `ClosedError`.
+        Raises `AlreadyDecidedError` for a second verdict on one id, `UnknownIdError` for an id that
+        was never given, `InvalidVerdictError` for a verdict that is none, and `ClosedError`. A
+        packet that is no longer held when the verdict is sent is told by `flush`, and by this call
+        with `NotHeldError` if `flush_interval` is 0.
         """
         number = _verdict(verdict)
         self._native.set_verdict(_id(id), number, permanent)
+
+    def set_verdicts(
+        self,
+        ids: npt.ArrayLike,
+        verdicts: Verdicts,
+        permanent: bool | npt.ArrayLike = True,
+    ) -> npt.NDArray[np.uint8]:
+        """Decide many held packets at once, and return what became of each: codes of `Outcome`.
+
+        `ids` is an array of integers; `verdicts` is one verdict for all or an array of as many, and
+        so is `permanent`. They are sent before the call returns, and one that fails does not stop
+        the others: look for codes that are not `Outcome.APPLIED`.
+
+        Raises `InvalidVerdictError` if a number is no verdict and `ValueError` if lengths differ;
+        nothing is decided then. Raises `ClosedError`.
+        """
+        return self._native.set_verdicts(ids, verdicts, permanent)
+
+    def flush(self) -> None:
+        """Send the verdicts that wait to be sent together, and return when they have arrived.
+
+        Raises what became of the first verdict, since the last flush, that was not applied: mostly
+        `NotHeldError`, for a packet that was settled before the verdict came; `AlreadyDecidedError`
+        if another request's permanent verdict had decided its flow. All others have been applied,
+        and each is counted (`counters().events`).
+        """
+        self._native.flush()
+
+    def batches(
+        self,
+        max_requests: int = MAX_REQUESTS,
+        max_wait: float | None = None,
+        payload: Payload = 0,
+    ) -> Iterator[_native.RequestBatch]:
+        """The requests in batches, as arrays: an iterator that ends when a loop over this would.
+
+        A batch is at most `max_requests` requests (1 to 4,096), and fewer where no more are at
+        hand; in replay at most half of what can be held (`Capacities.packets`), and with
+        `Config.ask_each_packet` one by one. `payload` says how many of each packet's first bytes
+        come along, 0 to 65,575 or `"all"`; a batch brings at most 4 MiB. `max_wait` is the longest
+        wait for the first request, in seconds: a batch of none comes when it is over. None waits
+        without limit.
+
+        Requests that iterating has taken from the extension and not given come first, with the
+        payload that was asked for then.
+
+        >>> for batch in kext.batches():  # doctest: +SKIP
+        ...     telnet = batch.remote_port == 23
+        ...     batch.set_verdicts(np.where(telnet, pk.Verdict.BLOCK, pk.Verdict.ACCEPT))
+        """
+        wait = None if max_wait is None else _seconds("max_wait", max_wait)
+        return self._native.batches(_max_requests(max_requests), wait, _payload(payload))
 
     def get_payload(self, id: int) -> bytes:  # noqa: A002
         """The bytes of the held packet `id`, from its IP header on, up to 65,575.
 
         Fewer than `VerdictRequest.size` if the capture had cut the packet short. The packet stays
-        held. Raises as `set_verdict` does.
+        held. Raises `AlreadyDecidedError`, `NotHeldError` and `UnknownIdError` for a packet that is
+        not held, and `ClosedError`.
         """
         return self._native.get_payload(_id(id))
 
@@ -171,15 +280,20 @@ class Kext:
         """The counters now. After `close` those of the end, when nothing was held any more."""
         return Counters(self._native.counters())
 
-    def flows(self) -> Iterator[_native.Flow]:
-        """The flows whose verdict is cached, in no stated order.
+    def flows(self) -> Flows:
+        """The flows whose verdict is cached: an iterator of `Flow`, or by `columns` arrays."""
+        return Flows(self._native)
 
-        A flow that is cached while the listing runs may be missed. Raises `ClosedError`.
+    def connection_events(self) -> ConnectionEvents:
+        """The flows that leave the verdict cache from now on, as far as they are asked for.
+
+        There is one such queue for the device: two of these share what is in it.
         """
-        cursor: int | None = 0
-        while cursor is not None:
-            page, cursor = self._native.list_flows(cursor, _PAGE)
-            yield from page
+        return ConnectionEvents(self._native)
+
+    def cancel(self) -> None:
+        """End the waits of now in other threads with `CancelledError`. No request is lost by it."""
+        self._native.cancel()
 
     def clear_cache(self) -> None:
         """Forget every cached verdict: each flow is asked for anew. Held packets stay held."""
@@ -211,8 +325,10 @@ class Kext:
     def close(self) -> None:
         """End the session: settle every held packet by the no-reader policy, finish the output.
 
-        Waiting reads in other threads end. Closing twice is fine. Raises `CaptureError` if the
-        output file could not be written to its end; the session is closed nevertheless.
+        Verdicts that wait to be sent are sent first. Waiting reads in other threads end. Closing
+        twice is fine, and so is closing in a forked child, where it does nothing. Raises
+        `CaptureError` if the output file could not be written to its end; the session is closed
+        nevertheless.
         """
         self._native.close()
 
@@ -239,3 +355,28 @@ def _id(number: int) -> int:
     if not 0 <= number < 1 << 64:
         raise UnknownIdError(f"no packet has the id {number}: ids are from 1 to 2**64 - 1", number)
     return number
+
+
+def _payload(payload: Payload) -> int:
+    """The number for so much payload, or `ConfigError`."""
+    if payload == "all":
+        return _ALL
+    if isinstance(payload, int) and 0 <= payload <= _MAX_PACKET:
+        return int(payload)
+    raise ConfigError(
+        f"payload is {payload!r}, and must be a number of bytes from 0 to {_MAX_PACKET}, or 'all'"
+    )
+
+
+def _max_requests(number: int) -> int:
+    """The number, if so many requests can come at once, or `ConfigError`."""
+    if isinstance(number, int) and 1 <= number <= MAX_REQUESTS:
+        return int(number)
+    raise ConfigError(f"max_requests is {number!r}, and must be from 1 to {MAX_REQUESTS}")
+
+
+def _seconds(name: str, seconds: float) -> float:
+    """The time, if it is one, or `ConfigError`."""
+    if isinstance(seconds, (int, float)) and seconds >= 0:
+        return float(seconds)
+    raise ConfigError(f"{name} is {seconds!r}, and must be a number of seconds, 0 or more")

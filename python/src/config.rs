@@ -1,14 +1,17 @@
-//! `portmaster_kext.config.Config` to and from the client's configuration.
+//! `Config` and `Capacities` of `portmaster_kext.config` to and from the client's.
 
-use kext_types::{Address, Config, FragmentPolicy, IpVersion, Policy, RedirectTarget, Special};
+use kext_types::{
+    Address, Capacities, Config, FragmentPolicy, IpVersion, Policy, RedirectTarget, Special,
+};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyString, PyType};
 
 use crate::errors;
 
 static CONFIG: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static CAPACITIES: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static TARGET: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 const MODULE: &str = "portmaster_kext.config";
@@ -30,7 +33,7 @@ pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
         broadcast: member(config, "broadcast", Special::from_number)?,
         multicast: member(config, "multicast", Special::from_number)?,
         fast_track: member(config, "fast_track", Special::from_number)?,
-        ask_each_packet: config.getattr("ask_each_packet")?.is_truthy()?,
+        ask_each_packet: field(config, "ask_each_packet")?.is_truthy()?,
         loop_limit: number(config, "loop_limit", "1 to 255")?,
         hold_limit_ms: number(config, "hold_limit_ms", "100 to 600000")?,
         flow_idle_ms: number(config, "flow_idle_ms", "1000 to 86400000")?,
@@ -38,6 +41,23 @@ pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
         replies_per_second: number(config, "replies_per_second", "0 to 1000000")?,
         redirect_dns: target(config, "redirect_dns")?,
         redirect_tunnel: target(config, "redirect_tunnel")?,
+    })
+}
+
+/// Reads a Python `Capacities`. Ranges are the client's to check.
+pub(crate) fn capacities(capacities: &Bound<'_, PyAny>) -> PyResult<Capacities> {
+    let kind = CAPACITIES.import(capacities.py(), MODULE, "Capacities")?;
+    if !capacities.is_instance(kind)? {
+        let given = capacities.repr()?;
+        let message = format!("capacities is {given}, and must be Capacities");
+        return Err(PyTypeError::new_err(message));
+    }
+    Ok(Capacities {
+        flows: number(capacities, "flows", "1024 to 1048576")?,
+        packets: number(capacities, "packets", "16 to 65536")?,
+        packet_bytes: number(capacities, "packet_bytes", "131072 to 1073741824")?,
+        flow_packets: number(capacities, "flow_packets", "1 to 1024")?,
+        fragments: number(capacities, "fragments", "16 to 65536")?,
     })
 }
 
@@ -74,7 +94,12 @@ pub(crate) fn write<'py>(py: Python<'py>, config: &Config) -> PyResult<Bound<'py
 
 /// A field that is a number; `range` is for the message.
 fn number<T: TryFrom<i128>>(config: &Bound<'_, PyAny>, field: &str, range: &str) -> PyResult<T> {
-    fit(&config.getattr(field)?, field, range)
+    fit(&self::field(config, field)?, field, range)
+}
+
+/// An attribute. Its name is interned: Python's cache of look-ups keeps each name that it meets.
+fn field<'py>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    value.getattr(PyString::intern(value.py(), name))
 }
 
 fn fit<T: TryFrom<i128>>(value: &Bound<'_, PyAny>, name: &str, range: &str) -> PyResult<T> {
@@ -95,12 +120,13 @@ fn member<T>(config: &Bound<'_, PyAny>, field: &str, of: fn(u8) -> Option<T>) ->
 }
 
 fn target(config: &Bound<'_, PyAny>, field: &str) -> PyResult<RedirectTarget> {
-    let target = config.getattr(field)?;
+    let target = self::field(config, field)?;
+    let packed = |name| self::field(&self::field(&target, name)?, "packed");
     Ok(RedirectTarget {
-        v4: Address::v4(target.getattr("v4")?.getattr("packed")?.extract()?),
-        v6: Address::v6(target.getattr("v6")?.getattr("packed")?.extract()?),
+        v4: Address::v4(packed("v4")?.extract()?),
+        v6: Address::v6(packed("v6")?.extract()?),
         port: fit(
-            &target.getattr("port")?,
+            &self::field(&target, "port")?,
             &format!("{field}.port"),
             "1 to 65535",
         )?,

@@ -2,6 +2,7 @@
 
 use kext_client::Error;
 use pyo3::PyErr;
+use pyo3::exceptions::PyValueError;
 
 /// The exceptions as `import_exception!` makes them: types without documentation of their own.
 #[allow(missing_docs)]
@@ -16,6 +17,7 @@ mod python {
     import_exception!(portmaster_kext.errors, DeviceError);
     import_exception!(portmaster_kext.errors, Error);
     import_exception!(portmaster_kext.errors, ExtensionError);
+    import_exception!(portmaster_kext.errors, ForkError);
     import_exception!(portmaster_kext.errors, InvalidVerdictError);
     import_exception!(portmaster_kext.errors, NotHeldError);
     import_exception!(portmaster_kext.errors, ProtocolMismatchError);
@@ -32,6 +34,9 @@ pub(crate) fn raise(error: Error) -> PyErr {
             python::AlreadyDecidedError::new_err(arguments)
         }
         Error::NotHeld { id, why } => python::NotHeldError::new_err((message, id, why.name())),
+        Error::InvalidVerdict { .. } => python::InvalidVerdictError::new_err(message),
+        Error::Lengths { .. } => PyValueError::new_err(message),
+        Error::Forked => python::ForkError::new_err(message),
         Error::Closed => python::ClosedError::new_err(message),
         Error::Cancelled => python::CancelledError::new_err(message),
         Error::Device(_) => python::DeviceError::new_err(message),
@@ -51,7 +56,7 @@ pub(crate) fn config(message: String) -> PyErr {
     python::ConfigError::new_err(message)
 }
 
-/// A verdict number that is none.
-pub(crate) fn verdict(number: u8) -> PyErr {
-    python::InvalidVerdictError::new_err(format!("{number} is no verdict: 2 to 6 are"))
+/// A number that is no verdict.
+pub(crate) fn verdicts(message: String) -> PyErr {
+    python::InvalidVerdictError::new_err(message)
 }

@@ -6,7 +6,7 @@ use pyo3::sync::PyOnceLock;
 
 use crate::vocabulary;
 
-/// A flow whose verdict is cached, with its traffic so far.
+/// A flow whose verdict is cached, or was, with its traffic so far.
 #[pyclass(module = "portmaster_kext", frozen)]
 pub(crate) struct Flow {
     entry: FlowInfo,

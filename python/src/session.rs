@@ -1,21 +1,29 @@
 //! `Session`: the client's session, with the interpreter released while it waits.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kext_client::{
-    BadDevice, Counter, Device, Error, IpNet, OpenOptions, PayloadMode, Received, Wait,
+    BadDevice, Counter, Device, Error, FlowColumns, IpNet, OpenOptions, PayloadMode, Received,
+    RequestColumns, Wait,
 };
-use kext_types::{Decision, Verdict};
+use kext_types::Verdict;
+use numpy::PyArray1;
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
+use crate::batch::RequestBatch;
+use crate::decide::{self, Permanent};
 use crate::errors::{self, raise};
 use crate::flow::Flow;
+use crate::flow_batch::{FlowBatch, FlowEventBatch};
 use crate::report::ReplayReport;
 use crate::request::VerdictRequest;
+use crate::requests::Requests;
 
 /// The longest wait without a look at signals, so that Ctrl-C is never later than this.
 const SLICE: Duration = Duration::from_millis(100);
@@ -23,8 +31,75 @@ const SLICE: Duration = Duration::from_millis(100);
 /// The Rust client's session, and the iterator of its requests.
 #[pyclass(module = "portmaster_kext._native", frozen)]
 pub(crate) struct Session {
-    session: Arc<kext_client::Session>,
+    client: Arc<kext_client::Session>,
     device: Py<PyString>,
+    /// How many requests the iterator takes at once, and what payload they bring.
+    most: u32,
+    payload: PayloadMode,
+    /// Requests that were taken and are still to be given, by this iterator or by [`Batches`].
+    taken: Mutex<VecDeque<Taken>>,
+}
+
+/// A batch of which the rows from `next` on are still to be given.
+struct Taken {
+    requests: Arc<Requests>,
+    next: usize,
+}
+
+impl Session {
+    /// What the client has not got to do with: the next request that was taken before.
+    fn next_taken(&self) -> Option<VerdictRequest> {
+        let mut all = self.taken();
+        let taken = all.front_mut()?;
+        let request = VerdictRequest::new(Arc::clone(&taken.requests), taken.next);
+        taken.next += 1;
+        if taken.next >= taken.requests.len() {
+            all.pop_front();
+        }
+        Some(request)
+    }
+
+    /// The same of a batch, or of what is left of it.
+    fn next_batch_taken(&self) -> Option<RequestBatch> {
+        let Taken { requests, next } = self.taken().pop_front()?;
+        Some(RequestBatch(if next == 0 {
+            requests
+        } else {
+            Arc::new(requests.rest(next))
+        }))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, VecDeque<Taken>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether requests may be given. Those of a closed session are settled, and so forgotten.
+    fn is_open(&self) -> PyResult<bool> {
+        if self.client.is_forked() {
+            return Err(raise(Error::Forked));
+        }
+        let open = !self.client.is_closed();
+        if !open {
+            self.taken().clear();
+        }
+        Ok(open)
+    }
+
+    fn requests(&self, columns: RequestColumns, payload: PayloadMode) -> Arc<Requests> {
+        let with_payload = payload != PayloadMode::None;
+        let session = Arc::clone(&self.client);
+        Arc::new(Requests::new(session, columns, with_payload))
+    }
+
+    fn receive(
+        &self,
+        py: Python<'_>,
+        most: u32,
+        payload: PayloadMode,
+        wait: Wait,
+    ) -> Result<Received<RequestColumns>, Error> {
+        py.detach(|| self.client.receive_columns(most, payload, wait))
+    }
 }
 
 /// Reads a device string. A file name keeps bytes that are not UTF-8, which Python has as lone
@@ -33,29 +108,17 @@ fn parse(device: &Bound<'_, PyString>) -> PyResult<Device> {
     let parsed = device.to_string_lossy().parse();
     match parsed.map_err(|bad: BadDevice| raise(bad.into()))? {
         Device::Replay(_) => {
-            let file = device.call_method1("removeprefix", ("replay:",))?;
+            let file = device.call_method1(intern!(device.py(), "removeprefix"), ("replay:",))?;
             Ok(Device::Replay(file.extract()?))
         }
         other => Ok(other),
     }
 }
 
-/// Sets one verdict, for the session and for a request of it.
-pub(crate) fn decide(
-    py: Python<'_>,
-    session: &kext_client::Session,
-    id: u64,
-    verdict: Verdict,
-    permanent: bool,
-) -> PyResult<()> {
-    let decision = Decision { verdict, permanent };
-    py.detach(|| session.set_verdict(id, decision))
-        .map_err(raise)
-}
-
 #[pymethods]
 impl Session {
     #[new]
+    #[allow(clippy::too_many_arguments)] // One caller, in Python, which names them.
     fn new(
         py: Python<'_>,
         device: Bound<'_, PyString>,
@@ -63,6 +126,10 @@ impl Session {
         output: Option<PathBuf>,
         realtime: bool,
         config: &Bound<'_, PyAny>,
+        capacities: &Bound<'_, PyAny>,
+        payload: u32,
+        max_requests: u32,
+        flush_interval: f64,
     ) -> PyResult<Self> {
         let local = local
             .iter()
@@ -74,15 +141,19 @@ impl Session {
             output,
             realtime,
             config: crate::config::read(config)?,
-            ..OpenOptions::default()
+            capacities: crate::config::capacities(capacities)?,
+            flush_interval: duration(flush_interval),
         };
         let parsed = parse(&device)?;
         let session = py
             .detach(|| kext_client::Session::open_device(parsed, options))
             .map_err(raise)?;
         Ok(Self {
-            session: Arc::new(session),
+            client: Arc::new(session),
             device: device.unbind(),
+            most: max_requests,
+            payload: PayloadMode::from_number(payload),
+            taken: Mutex::default(),
         })
     }
 
@@ -93,7 +164,7 @@ impl Session {
 
     #[getter]
     fn closed(&self) -> bool {
-        self.session.is_closed()
+        self.client.is_closed()
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -102,24 +173,24 @@ impl Session {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<VerdictRequest>> {
         // Ends with the capture, the session, an error or a signal's exception.
-        loop {
-            let received = py.detach(|| {
-                self.session
-                    .receive(1, PayloadMode::None, Wait::AtMost(SLICE))
-            });
-            match received {
+        while self.is_open()? {
+            if let Some(request) = self.next_taken() {
+                return Ok(Some(request));
+            }
+            match self.receive(py, self.most, self.payload, Wait::AtMost(SLICE)) {
                 // A signal that came meanwhile is not looked at here: the request would be lost.
                 // A `for` loop over this iterator binds the request before it looks.
-                Ok(Received::Batch(batch)) => {
-                    let session = Arc::clone(&self.session);
-                    let request = batch.requests.into_iter().next();
-                    return Ok(request.map(|request| VerdictRequest::new(request.info, session)));
-                }
-                Ok(Received::End) | Err(Error::Closed) => return Ok(None),
+                Ok(Received::Batch(columns)) => self.taken().push_back(Taken {
+                    requests: self.requests(columns, self.payload),
+                    next: 0,
+                }),
+                // Another thread may have taken the last ones.
+                Ok(Received::End) | Err(Error::Closed) => return Ok(self.next_taken()),
                 Ok(Received::Timeout) => py.check_signals()?,
                 Err(error) => return Err(raise(error)),
             }
         }
+        Ok(None)
     }
 
     fn set_verdict(
@@ -129,19 +200,48 @@ impl Session {
         verdict: u8,
         permanent: bool,
     ) -> PyResult<()> {
-        let verdict = Verdict::from_number(verdict).ok_or_else(|| errors::verdict(verdict))?;
-        decide(py, &self.session, packet_id, verdict, permanent)
+        let verdict = Verdict::from_number(verdict)
+            .ok_or_else(|| errors::verdicts(format!("{verdict} is no verdict: 2 to 6 are")))?;
+        decide::decide(py, &self.client, packet_id, verdict, permanent)
+    }
+
+    fn set_verdicts<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+        verdicts: &Bound<'py, PyAny>,
+        permanent: Permanent<'py>,
+    ) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let ids = decide::ids(ids)?;
+        decide::decide_all(py, &self.client, &ids, verdicts, &permanent)
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.client.flush()).map_err(raise)
+    }
+
+    fn cancel(&self) {
+        self.client.cancel();
+    }
+
+    fn batches(slf: Py<Self>, max_requests: u32, max_wait: Option<f64>, payload: u32) -> Batches {
+        Batches {
+            session: slf,
+            most: max_requests,
+            wait: max_wait.map(duration),
+            payload: PayloadMode::from_number(payload),
+        }
     }
 
     fn get_payload<'py>(&self, py: Python<'py>, packet_id: u64) -> PyResult<Bound<'py, PyBytes>> {
         let payload = py
-            .detach(|| self.session.get_payload(packet_id))
+            .detach(|| self.client.get_payload(packet_id))
             .map_err(raise)?;
         Ok(PyBytes::new(py, &payload))
     }
 
     fn counters(&self, py: Python<'_>) -> PyResult<Vec<(String, u8, u64)>> {
-        let counters = py.detach(|| self.session.counters()).map_err(raise)?;
+        let counters = py.detach(|| self.client.counters()).map_err(raise)?;
         Ok(counters
             .iter()
             .map(|counter| {
@@ -158,35 +258,119 @@ impl Session {
         most: u32,
     ) -> PyResult<(Vec<Flow>, Option<u64>)> {
         let page = py
-            .detach(|| self.session.list_flows(cursor, most))
+            .detach(|| self.client.list_flows(cursor, most))
             .map_err(raise)?;
         let flows = page.flows.into_iter().map(Flow::from).collect();
         Ok((flows, page.next))
     }
 
+    fn flow_batch(&self, py: Python<'_>) -> PyResult<FlowBatch> {
+        let columns = py.detach(|| {
+            let mut columns = FlowColumns::default();
+            for flow in self.client.flows() {
+                columns.push(&flow?);
+            }
+            Ok(columns)
+        });
+        columns.map(FlowBatch::from).map_err(raise)
+    }
+
+    fn events(&self, py: Python<'_>, most: u32, keep: bool) -> PyResult<Events> {
+        let page = py
+            .detach(|| self.client.events(most, keep))
+            .map_err(raise)?;
+        let events = page.events.into_iter();
+        let events = events.map(|event| (Flow::from(event.flow), event.end.number()));
+        Ok((events.collect(), page.lost, page.waiting))
+    }
+
+    fn event_batch(&self, py: Python<'_>, most: u32) -> PyResult<FlowEventBatch> {
+        py.detach(|| self.client.events(most, true))
+            .map(FlowEventBatch::from)
+            .map_err(raise)
+    }
+
     fn clear_cache(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.session.clear_cache()).map_err(raise)
+        py.detach(|| self.client.clear_cache()).map_err(raise)
     }
 
     fn get_config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let config = py.detach(|| self.session.config()).map_err(raise)?;
+        let config = py.detach(|| self.client.config()).map_err(raise)?;
         crate::config::write(py, &config)
     }
 
     fn set_config(&self, py: Python<'_>, config: &Bound<'_, PyAny>) -> PyResult<()> {
         let config = crate::config::read(config)?;
-        py.detach(|| self.session.set_config(&config))
+        py.detach(|| self.client.set_config(&config))
             .map_err(raise)
             .map(drop)
     }
 
     fn replay_report(&self, py: Python<'_>) -> Option<ReplayReport> {
-        py.detach(|| self.session.report()).map(ReplayReport)
+        py.detach(|| self.client.report()).map(ReplayReport)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.session.close()).map_err(raise)
+        py.detach(|| self.client.close()).map_err(raise)
     }
+}
+
+/// Flows with the number of why they ended, how many were lost, and how many wait still.
+type Events = (Vec<(Flow, u8)>, u64, u32);
+
+/// The requests of a session, batch by batch.
+#[pyclass(module = "portmaster_kext._native", frozen)]
+pub(crate) struct Batches {
+    session: Py<Session>,
+    most: u32,
+    /// The longest wait for the first request of a batch; `None` without limit.
+    wait: Option<Duration>,
+    payload: PayloadMode,
+}
+
+#[pymethods]
+impl Batches {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<RequestBatch>> {
+        let session = self.session.get();
+        let until = self.wait.and_then(|wait| Instant::now().checked_add(wait));
+        // Ends with the capture, the session, an error, a signal's exception or its time.
+        while session.is_open()? {
+            if let Some(batch) = session.next_batch_taken() {
+                return Ok(Some(batch));
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let wait = match left {
+                Some(left) if left.is_zero() => Wait::No,
+                Some(left) => Wait::AtMost(left.min(SLICE)),
+                None => Wait::AtMost(SLICE),
+            };
+            match session.receive(py, self.most, self.payload, wait) {
+                Ok(Received::Batch(columns)) => {
+                    let requests = session.requests(columns, self.payload);
+                    return Ok(Some(RequestBatch(requests)));
+                }
+                Ok(Received::End) | Err(Error::Closed) => return Ok(session.next_batch_taken()),
+                Ok(Received::Timeout) => {
+                    py.check_signals()?;
+                    if wait == Wait::No || until.is_some_and(|until| until <= Instant::now()) {
+                        let none = RequestColumns::default();
+                        return Ok(Some(RequestBatch(session.requests(none, self.payload))));
+                    }
+                }
+                Err(error) => return Err(raise(error)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Seconds that were checked to be none below zero; what no clock can count is as long as can be.
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 /// A counter's name; that of one that is newer than this package tells its number.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use kext_types::{Address, Direction, FlowKey, IpVersion, Verdict, protocol};
+use kext_types::{Address, FlowKey, IpVersion, Verdict, protocol};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -20,10 +20,8 @@ pub(crate) fn verdict(py: Python<'_>, verdict: Verdict) -> PyResult<Bound<'_, Py
 }
 
 /// `Direction(number)`.
-pub(crate) fn direction(py: Python<'_>, direction: Direction) -> PyResult<Bound<'_, PyAny>> {
-    DIRECTION
-        .import(py, MODULE, "Direction")?
-        .call1((direction.number(),))
+pub(crate) fn direction(py: Python<'_>, number: u8) -> PyResult<Bound<'_, PyAny>> {
+    DIRECTION.import(py, MODULE, "Direction")?.call1((number,))
 }
 
 /// An `ipaddress` object, made when it is first asked for.

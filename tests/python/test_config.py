@@ -103,3 +103,43 @@ def test_no_reader_decides_what_is_held_at_the_end(opened):
     with opened(syn(80), config=pk.Config(no_reader=pk.Policy.BLOCK)) as kext:
         next(kext)
     assert kext.counters()["blocked_no_reader"] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("flows", 1_023, "flows is 1023, and must be from 1024 to 1048576"),
+        ("packets", 65_537, "packets is 65537, and must be from 16 to 65536"),
+        ("packet_bytes", 1, "from 131072 to 1073741824"),
+        ("flow_packets", 0, "from 1 to 1024"),
+        ("fragments", 2**32, "fragments is 4294967296, and must be a number from 16 to 65536"),
+        ("packets", "many", "packets is 'many', and must be a number"),
+    ],
+)
+def test_a_capacity_out_of_range_is_named(opened, field, value, says):
+    with pytest.raises(pk.ConfigError, match=says):
+        opened(syn(80), capacities=pk.Capacities(**{field: value}))
+
+
+def test_something_else_than_capacities_is_refused(opened):
+    with pytest.raises(TypeError, match="must be Capacities"):
+        opened(syn(80), capacities=pk.Config())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("payload", -1), ("payload", "some"), ("max_requests", 0), ("max_requests", 4_097)],
+)
+def test_an_option_of_the_iterator_out_of_range_is_named(opened, option, value):
+    with pytest.raises(pk.ConfigError, match=f"{option} is {value!r}, and must be"):
+        opened(syn(80), **{option: value})
+
+
+def test_capacities_are_in_force(opened):
+    kext = opened(
+        *(syn(port) for port in range(1, 41)),
+        capacities=pk.Capacities(packets=16, packet_bytes=131_072),
+    )
+    assert len(list(kext)) == 40
+    counters = kext.counters()
+    assert (counters.held, counters["dropped_packet_cache_full"]) == (16, 24)

@@ -18,7 +18,7 @@ from builders import ETHERNET, frame, header, record, syn
 def test_a_string_that_is_no_device_is_told_the_forms(device):
     with pytest.raises(pk.DeviceError) as caught:
         pk.open(device)
-    for form in ("replay:FILE", "nfqueue:N", r"\\.\PortmasterKext"):
+    for form in ("replay:FILE", "synthetic:COUNT", "nfqueue:N", r"\\.\PortmasterKext"):
         assert form in str(caught.value)
     assert isinstance(caught.value, pk.Error)
     assert isinstance(caught.value, ValueError)
@@ -28,6 +28,9 @@ def test_a_string_that_is_no_device_is_told_the_forms(device):
     ("device", "says"),
     [
         ("replay:", "names no file"),
+        ("synthetic:", "COUNT from 1 to 4294967295"),
+        ("synthetic:0", "COUNT from 1 to 4294967295"),
+        ("synthetic:5,payload=65508", "BYTES from 0 to 65507"),
         ("nfqueue:", "0 to 65535"),
         ("nfqueue:65536", "0 to 65535"),
         ("nfqueue:1", "replay:FILE is served"),

@@ -69,8 +69,21 @@ const KERNEL: &[Layer] = &[
         theirs: &[],
     },
     Layer {
+        // Of our own crates only the lock: what is decided about a packet is none of its business.
+        name: "kext-nt",
+        ours: &["kext-sync", "kext-nt-sys"],
+        theirs: &[],
+    },
+    Layer {
         name: "kext-driver",
-        ours: &["kext-nt-sys"],
+        ours: &[
+            "kext-types",
+            "kext-wire",
+            "kext-packet",
+            "kext-extension",
+            "kext-nt",
+            "kext-nt-sys",
+        ],
         theirs: &[],
     },
 ];
@@ -110,7 +123,15 @@ const STD: &[Layer] = &[
         // Not kext-wire: the Python half must not be able to parse the protocol itself.
         name: "portmaster-kext-native",
         ours: &["kext-types", "kext-client", "kext-rules"],
-        theirs: &["ipnet", "parking_lot", "pyo3"],
+        theirs: &[
+            "arrow-array",
+            "arrow-buffer",
+            "arrow-schema",
+            "ipnet",
+            "numpy",
+            "parking_lot",
+            "pyo3",
+        ],
     },
     Layer {
         name: "xtask",

@@ -98,7 +98,7 @@ const CHORES: &[Chore] = &[
     Chore {
         name: "bench",
         arguments: "",
-        summary: "measure the replay path, in packets a second",
+        summary: "measure the engine, the replay path and the paths from Python",
         run: bench::run,
     },
     Chore {

@@ -76,8 +76,18 @@ impl<'a> Venv<'a> {
         });
         self.once("package", &sources, || {
             println!("building and installing the package; the first time takes a few minutes");
-            // Without --force-reinstall pip keeps an installation of the same version.
-            run(self.pip().args(["--force-reinstall", "--no-deps", "."]))
+            // Else pip keeps an installation of the same version.
+            let mut remove = self.python();
+            remove.args([
+                "-m",
+                "pip",
+                "uninstall",
+                "--quiet",
+                "--yes",
+                "portmaster-kext",
+            ]);
+            run(&mut remove)?;
+            run(self.pip().arg("."))
         })
     }
 

@@ -1,17 +1,19 @@
-//! One function for each device request but RECEIVE: encode, call, decode.
+//! One function for each device request but RECEIVE and `SET_VERDICTS`: encode, call, decode.
 
 use std::sync::{Mutex, PoisonError};
 
-use kext_types::{Config, Decision, MAX_PACKET_LEN, VerdictOutcome};
+use kext_types::{Config, FlowEnded, MAX_PACKET_LEN};
 use kext_wire::config::{CONFIG_LEN, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{CountersRequest, CountersResponse};
+use kext_wire::events::{EventsRequest, EventsResponse};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
-use kext_wire::verdicts::{Outcome, SetVerdictsRequest, SetVerdictsResponse, VerdictEntry};
 use kext_wire::{BufferTooSmall, ControlCode, MAX_BATCH, Status, VERSION};
 
-use crate::{Counters, Error, FlowPage, NotHeld, Transport};
+use crate::receive::MAX_MESSAGE;
+use crate::verdicts::result;
+use crate::{Counters, Error, FlowPage, Transport};
 
 /// A transport with buffers that are used again.
 pub(crate) struct Caller {
@@ -21,9 +23,9 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Buffers kept; more calls than this at once make their own.
-    const KEPT: usize = 8;
+    const KEPT: usize = 4;
     /// A buffer longer than this is not kept.
-    const KEPT_LEN: usize = 1 << 20;
+    const KEPT_LEN: usize = MAX_MESSAGE;
 
     pub(crate) fn new(transport: Box<dyn Transport>) -> Self {
         Self {
@@ -67,20 +69,30 @@ impl Caller {
         room: usize,
         read: impl FnOnce(&[u8]) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut buffer = self.kept().pop().unwrap_or_default();
-        if buffer.len() < room {
-            buffer.resize(room, 0);
-        }
+        let mut buffer = self.take_buffer(room);
         let output = buffer.get_mut(..room).unwrap_or_default();
         let answer = self
             .call(code, input, output)
             .and_then(|length| read(output.get(..length).unwrap_or_default()));
+        self.keep_buffer(buffer);
+        answer
+    }
+
+    /// A buffer of at least `len` bytes, whatever they are.
+    pub(crate) fn take_buffer(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.kept().pop().unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        buffer
+    }
+
+    /// Keeps a buffer for the next call.
+    pub(crate) fn keep_buffer(&self, buffer: Vec<u8>) {
         let mut kept = self.kept();
         if kept.len() < Self::KEPT && buffer.len() <= Self::KEPT_LEN {
             kept.push(buffer);
         }
-        drop(kept);
-        answer
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
@@ -103,7 +115,7 @@ fn fixed<const N: usize>(
 
 /// A message that could not be written into a buffer of its own length: a defect of this crate,
 /// told instead of panicked.
-const fn unsent(call: ControlCode) -> Error {
+pub(crate) const fn unsent(call: ControlCode) -> Error {
     Error::Mismatch {
         call: call.name(),
         what: "nothing, because the message could not be written",
@@ -133,38 +145,6 @@ pub(crate) fn hello(caller: &Caller) -> Result<HelloResponse, Error> {
     }
 }
 
-/// Sets at most [`MAX_BATCH`] verdicts, and hands what became of each to `each`, in order.
-pub(crate) fn set_verdicts(
-    caller: &Caller,
-    verdicts: &[(u64, Decision)],
-    mut each: impl FnMut(Result<(), Error>),
-) -> Result<(), Error> {
-    const CODE: ControlCode = ControlCode::SetVerdicts;
-    let entries: Vec<_> = verdicts
-        .iter()
-        .map(|(id, decision)| VerdictEntry {
-            id: *id,
-            number: decision.number(),
-        })
-        .collect();
-    let mut input = vec![0; SetVerdictsRequest::len_for(entries.len())];
-    SetVerdictsRequest::encode(&entries, &mut input).map_err(|_| unsent(CODE))?;
-    let room = SetVerdictsResponse::len_for(entries.len());
-    caller.ask(CODE, &input, room, |bytes| {
-        let response = SetVerdictsResponse::decode(bytes)?;
-        if response.len() != verdicts.len() {
-            return Err(Error::Mismatch {
-                call: CODE.name(),
-                what: "another number of outcomes than there were verdicts",
-            });
-        }
-        for ((id, _), answer) in verdicts.iter().zip(response.iter()) {
-            each(outcome(*id, CODE, answer));
-        }
-        Ok(())
-    })
-}
-
 pub(crate) fn read_payload(caller: &Caller, id: u64) -> Result<Vec<u8>, Error> {
     const CODE: ControlCode = ControlCode::ReadPayload;
     let request = ReadPayloadRequest { id, max: None };
@@ -172,7 +152,7 @@ pub(crate) fn read_payload(caller: &Caller, id: u64) -> Result<Vec<u8>, Error> {
     let room = ReadPayloadResponse::FIXED_LEN + MAX_PACKET_LEN;
     caller.ask(CODE, &input, room, |bytes| {
         let response = ReadPayloadResponse::decode(bytes)?;
-        outcome(id, CODE, response.outcome)?;
+        result(id, CODE, response.outcome)?;
         Ok(response.bytes.to_vec())
     })
 }
@@ -222,26 +202,29 @@ pub(crate) fn list_flows(caller: &Caller, cursor: u64, most: u32) -> Result<Flow
     })
 }
 
-/// The result of a verdict or a payload request for one id.
-fn outcome(id: u64, call: ControlCode, answer: Outcome) -> Result<(), Error> {
-    let not_held = |why| Err(Error::NotHeld { id, why });
-    match answer.outcome {
-        VerdictOutcome::Applied => Ok(()),
-        VerdictOutcome::UnknownId => Err(Error::UnknownId { id }),
-        VerdictOutcome::AlreadyDecided => Err(match answer.first {
-            Some(first) => Error::AlreadyDecided { id, first },
-            None => Error::Mismatch {
-                call: call.name(),
-                what: "\"already decided\" without the verdict that did",
-            },
-        }),
-        VerdictOutcome::Evicted => not_held(NotHeld::Evicted),
-        VerdictOutcome::Expired => not_held(NotHeld::Expired),
-        VerdictOutcome::Abandoned => not_held(NotHeld::Abandoned),
-        // Only numbers of verdicts are ever sent.
-        VerdictOutcome::InvalidVerdict => Err(Error::Status {
-            call: call.name(),
-            status: Status::INVALID_PARAMETER,
-        }),
-    }
+/// Flows that have left the verdict cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventPage {
+    /// The flows as they were last, the one that ended first at the beginning; may be none.
+    pub events: Vec<FlowEnded>,
+    /// How many found no room since the extension started.
+    pub lost: u64,
+    /// How many wait still.
+    pub waiting: u32,
+}
+
+pub(crate) fn events(caller: &Caller, most: u32, keep: bool) -> Result<EventPage, Error> {
+    const CODE: ControlCode = ControlCode::Events;
+    let max = most.clamp(1, MAX_BATCH);
+    let request = EventsRequest { max, keep };
+    let input = fixed::<{ EventsRequest::LEN }>(CODE, |out| request.encode(out))?;
+    let room = EventsResponse::len_for(max as usize);
+    caller.ask(CODE, &input, room, |bytes| {
+        let response = EventsResponse::decode(bytes)?;
+        Ok(EventPage {
+            events: response.iter().collect(),
+            lost: response.lost(),
+            waiting: response.waiting(),
+        })
+    })
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use kext_hosts::replay::Synthetic;
+
 /// The forms that a device string can have, for messages.
-pub const FORMS: &str = r"replay:FILE, nfqueue:N, \\.\PortmasterKext";
+pub const FORMS: &str = r"replay:FILE, synthetic:COUNT, nfqueue:N, \\.\PortmasterKext";
 
 const DRIVER: &str = r"\\.\PortmasterKext";
 
@@ -14,6 +16,8 @@ const DRIVER: &str = r"\\.\PortmasterKext";
 pub enum Device {
     /// `replay:FILE`: the packets of a capture.
     Replay(PathBuf),
+    /// `synthetic:COUNT` or `synthetic:COUNT,payload=BYTES`: packets of as many new flows.
+    Synthetic(Synthetic),
     /// `nfqueue:N`: live packets of a netfilter queue, on Linux.
     NfQueue(u16),
     /// `\\.\PortmasterKext`: the driver, on Windows.
@@ -32,6 +36,17 @@ pub enum BadDevice {
     /// `replay:` without a file.
     #[error("{device:?} names no file: write replay:FILE, with the path of a pcap or pcapng file")]
     NoFile {
+        /// The string.
+        device: String,
+    },
+    /// `synthetic:` without a number of packets, or with something else behind it.
+    #[error(
+        "{device:?} does not say what packets to make: write synthetic:COUNT, with COUNT from 1 to \
+         {}, or synthetic:COUNT,payload=BYTES, with BYTES from 0 to {}",
+        u32::MAX,
+        Synthetic::MAX_PAYLOAD
+    )]
+    NoCount {
         /// The string.
         device: String,
     },
@@ -66,6 +81,13 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Replay(file) => write!(f, "replay:{}", file.display()),
+            Self::Synthetic(Synthetic { count, payload }) => {
+                write!(f, "synthetic:{count}")?;
+                if *payload != Synthetic::DEFAULT_PAYLOAD {
+                    write!(f, ",payload={payload}")?;
+                }
+                Ok(())
+            }
             Self::NfQueue(queue) => write!(f, "nfqueue:{queue}"),
             Self::Driver => f.write_str(DRIVER),
         }
@@ -83,10 +105,15 @@ impl FromStr for Device {
             }
             return Ok(Self::Replay(file.into()));
         }
+        if let Some(what) = device.strip_prefix("synthetic:") {
+            let synthetic =
+                synthetic(what).ok_or_else(|| BadDevice::NoCount { device: owned() })?;
+            return Ok(Self::Synthetic(synthetic));
+        }
         if let Some(queue) = device.strip_prefix("nfqueue:") {
-            return match queue.parse() {
-                Ok(number) if !queue.starts_with('+') => Ok(Self::NfQueue(number)),
-                _ => Err(BadDevice::NoQueue { device: owned() }),
+            return match number(queue) {
+                Some(number) => Ok(Self::NfQueue(number)),
+                None => Err(BadDevice::NoQueue { device: owned() }),
             };
         }
         if device.eq_ignore_ascii_case(DRIVER) {
@@ -94,6 +121,23 @@ impl FromStr for Device {
         }
         Err(BadDevice::Form { device: owned() })
     }
+}
+
+/// What stands behind `synthetic:`.
+fn synthetic(what: &str) -> Option<Synthetic> {
+    let (count, payload) = match what.split_once(',') {
+        Some((count, option)) => (count, number(option.strip_prefix("payload=")?)?),
+        None => (what, Synthetic::DEFAULT_PAYLOAD),
+    };
+    Some(Synthetic {
+        count: number(count).filter(|count| *count > 0)?,
+        payload: Some(payload).filter(|payload| *payload <= Synthetic::MAX_PAYLOAD)?,
+    })
+}
+
+/// A number in plain digits.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok().filter(|_| !text.starts_with('+'))
 }
 
 #[cfg(test)]
@@ -112,7 +156,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for text in ["replay:a:b.pcap", "nfqueue:65535", DRIVER] {
+        for text in [
+            "replay:a:b.pcap",
+            "synthetic:4294967295",
+            "synthetic:1,payload=65507",
+            "nfqueue:65535",
+            DRIVER,
+        ] {
             assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
         }
     }
@@ -128,6 +178,21 @@ mod tests {
         for wrong in ["", "-1", "+1", "65536", "x"] {
             let error = format!("nfqueue:{wrong}").parse::<Device>().unwrap_err();
             assert!(matches!(error, BadDevice::NoQueue { .. }), "{error}");
+        }
+        for wrong in [
+            "",
+            "0",
+            "-1",
+            "+1",
+            "4294967296",
+            "x",
+            "1,",
+            "1,payload=",
+            "1,payload=65508",
+            "1,size=5",
+        ] {
+            let error = format!("synthetic:{wrong}").parse::<Device>().unwrap_err();
+            assert!(matches!(error, BadDevice::NoCount { .. }), "{error}");
         }
     }
 

@@ -41,9 +41,29 @@ pub enum Error {
         /// How it was settled.
         why: NotHeld,
     },
+    /// The number is no verdict; the packet is still held, if it was.
+    #[error("the number given for packet {id} is no verdict")]
+    InvalidVerdict {
+        /// The id.
+        id: u64,
+    },
+    /// Not one verdict for each id.
+    #[error("{ids} ids and {verdicts} verdicts were given, and must be as many")]
+    Lengths {
+        /// How many ids.
+        ids: usize,
+        /// How many verdicts.
+        verdicts: usize,
+    },
     /// The session has been closed, before the call or during it.
     #[error("this session is closed; open the device again")]
     Closed,
+    /// This process is a copy of the one that opened the session (by `fork`).
+    #[error(
+        "this session belongs to the process that this one was forked from; open the device again \
+         in the child"
+    )]
+    Forked,
     /// The wait was cancelled; no request was lost.
     #[error("the wait was cancelled; no request was lost")]
     Cancelled,

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use kext_hosts::replay::ReplayReport;
 use kext_types::{
-    Address, Arrival, Capacities, Config, Direction, Event, FlowInfo, FlowKey, FlowOrigin,
-    Interface, IpVersion, PacketId, Reason, RequestInfo, Timestamp, Traffic, Verdict,
+    Address, Arrival, Capacities, Config, Direction, Event, FlowEnded, FlowInfo, FlowKey,
+    FlowOrigin, Interface, IpVersion, PacketId, Reason, RequestInfo, Timestamp, Traffic, Verdict,
     VerdictOutcome, protocol,
 };
 use kext_wire::config::ConfigMessage;
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
+use kext_wire::events::{EventsRequest, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse, write_held};
@@ -36,6 +37,10 @@ pub(crate) struct State {
     pub(crate) held: HashMap<u64, Vec<u8>>,
     pub(crate) settled: HashMap<u64, Outcome>,
     pub(crate) flows: Vec<FlowInfo>,
+    pub(crate) events: VecDeque<FlowEnded>,
+    pub(crate) keeps_events: bool,
+    /// How many `SET_VERDICTS` requests came.
+    pub(crate) messages: u32,
     pub(crate) config: Config,
     pub(crate) seen: u64,
     pub(crate) ended: u64,
@@ -160,7 +165,20 @@ impl Fake {
         Ok(writer.finish(u32::try_from(state.queue.len()).unwrap()))
     }
 
+    fn events(state: &mut State, input: &[u8], output: &mut [u8]) -> Result<usize, Status> {
+        let request = EventsRequest::decode(input)?;
+        let mut writer = EventsWriter::new(output, request.max)?;
+        while !writer.is_full()
+            && let Some(event) = state.events.pop_front()
+        {
+            writer.push(&event);
+        }
+        state.keeps_events = request.keep;
+        Ok(writer.finish(3, u32::try_from(state.events.len()).unwrap()))
+    }
+
     fn set_verdicts(state: &mut State, input: &[u8], output: &mut [u8]) -> Result<usize, Status> {
+        state.messages += 1;
         let outcomes: Vec<Outcome> = SetVerdictsRequest::decode(input)?
             .iter()
             .map(|entry| {
@@ -237,7 +255,10 @@ impl Transport for std::sync::Arc<Fake> {
             ControlCode::Hello => {
                 let version = HelloRequest::decode(input)?.agree(Features::ALL)?;
                 assert_eq!(version, 1);
-                let capacities = Capacities::default();
+                let capacities = Capacities {
+                    packets: 1 << 14,
+                    ..Capacities::default()
+                };
                 let host = HostKind::Replay;
                 let hello = HelloResponse::new([0, 1, 0], Features::ALL, capacities, host);
                 Ok(hello.encode(output)?)
@@ -266,6 +287,7 @@ impl Transport for std::sync::Arc<Fake> {
                 Ok(kext_wire::config::encode(message, &state.config, output)?)
             }
             ControlCode::ListFlows => Fake::list_flows(state, input, output),
+            ControlCode::Events => Fake::events(state, input, output),
             _ => Err(Status::INVALID_DEVICE_REQUEST),
         })
     }

@@ -7,37 +7,50 @@
 //!
 //! A session may be used from any number of threads at once. Waiting calls end at once when the
 //! session is closed or its waits are cancelled.
+//!
+//! Requests and verdicts come one by one or as [columns](RequestColumns); single verdicts can be
+//! [deferred](Session::defer_verdict), so that they too are sent together.
 
 #![forbid(unsafe_code)]
 
 mod calls;
+mod columns;
 mod counters;
 mod device;
 mod error;
 mod flows;
+mod fork;
+mod known;
+mod queue;
 mod receive;
 mod replay;
 mod session;
 mod transport;
+mod verdicts;
 
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod tests;
 
+pub use calls::EventPage;
+pub use columns::{CUT_SHORT, FlowColumns, KeyColumns, RequestColumns};
 pub use counters::Counters;
 pub use device::{BadDevice, Device, FORMS};
 pub use error::{Error, NotHeld};
 pub use flows::{FlowPage, Flows};
+pub use fork::after_fork_in_child;
 /// A network, for [`OpenOptions::local`].
 pub use ipnet::IpNet;
-pub use kext_hosts::replay::{ReplayError, ReplayReport};
+pub use kext_hosts::replay::{ReplayError, ReplayReport, Synthetic};
 pub use kext_wire::counters::Counter;
 pub use kext_wire::hello::{Features, HelloResponse, HostKind};
 pub use kext_wire::receive::{PayloadMode, ReceivedRequest};
+pub use queue::Deferred;
 pub use receive::{Batch, MAX_MESSAGE, Received, Request, Wait};
-pub use session::{OpenOptions, Session};
+pub use session::{FLUSH_INTERVAL, OpenOptions, Session};
 pub use transport::Transport;
+pub use verdicts::{Numbers, Outcomes};
 
 /// The version of the extended interface that this client speaks.
 pub const PROTOCOL_VERSION: u16 = kext_wire::VERSION;

@@ -9,8 +9,9 @@ use kext_wire::{ControlCode, MAX_BATCH, Status};
 use crate::Error;
 use crate::calls::Caller;
 
-/// The longest answer asked for, in bytes: sixteen of the largest packets fit.
-pub const MAX_MESSAGE: usize = 1 << 20;
+/// The longest answer asked for, in bytes: 4,096 requests with 936 bytes of payload each, or
+/// sixty-three of the largest packets.
+pub const MAX_MESSAGE: usize = 4 << 20;
 
 /// How long to wait for the first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,23 +55,38 @@ pub struct Batch {
     pub queued: u32,
 }
 
+impl Batch {
+    pub(crate) fn read(response: &ReceiveResponse<'_>) -> Self {
+        let requests = response.iter().map(|(info, payload)| Request {
+            info,
+            payload: payload.into(),
+        });
+        Self {
+            requests: requests.collect(),
+            queued: response.queued(),
+        }
+    }
+}
+
 /// How a wait for requests ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// With requests.
-    Batch(Batch),
+pub enum Received<T = Batch> {
+    /// With requests; at least one.
+    Batch(T),
     /// Without, when its time was over.
     Timeout,
     /// There will be no more: the capture has ended and all its requests have been given.
     End,
 }
 
-pub(crate) fn receive(
+/// Waits for requests; `read` makes of the answer what the caller wants, if there are any.
+pub(crate) fn receive<T>(
     caller: &Caller,
     most: u32,
     payload: PayloadMode,
     wait: Wait,
-) -> Result<Received, Error> {
+    read: impl FnOnce(&ReceiveResponse<'_>) -> T,
+) -> Result<Received<T>, Error> {
     const CODE: ControlCode = ControlCode::Receive;
     let request = ReceiveRequest {
         max_requests: most.clamp(1, MAX_BATCH),
@@ -92,14 +108,7 @@ pub(crate) fn receive(
         if response.is_empty() {
             return Ok(Received::Timeout);
         }
-        let requests = response.iter().map(|(info, payload)| Request {
-            info,
-            payload: payload.into(),
-        });
-        Ok(Received::Batch(Batch {
-            requests: requests.collect(),
-            queued: response.queued(),
-        }))
+        Ok(Received::Batch(read(&response)))
     });
     match answer {
         Err(Error::Status {

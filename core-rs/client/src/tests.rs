@@ -1,5 +1,8 @@
 //! The session over a stand-in for the extension.
 
+mod columns;
+mod deferred;
+
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +11,7 @@ use kext_types::{Config, Decision, MAX_PACKET_LEN, Verdict, VerdictOutcome};
 use kext_wire::Status;
 
 use crate::fake::{Fake, cached};
-use crate::{Error, NotHeld, PayloadMode, Received, Session, Wait};
+use crate::{Error, FLUSH_INTERVAL, NotHeld, PayloadMode, Received, Session, Wait};
 
 const ACCEPT: Decision = Decision {
     verdict: Verdict::Accept,
@@ -21,7 +24,7 @@ const DROP_ONE: Decision = Decision {
 
 fn open() -> (Arc<Fake>, Session) {
     let fake = Arc::new(Fake::default());
-    let session = Session::over(Box::new(Arc::clone(&fake))).unwrap();
+    let session = Session::over(Box::new(Arc::clone(&fake)), FLUSH_INTERVAL).unwrap();
     (fake, session)
 }
 
@@ -287,7 +290,48 @@ fn an_extension_of_another_version_is_refused_at_hello() {
     for status in [Status::REVISION_MISMATCH, Status::INVALID_DEVICE_REQUEST] {
         let fake = Arc::new(Fake::default());
         fake.stage(|state| state.answer = Some(Err(status)));
-        let error = Session::over(Box::new(fake)).err();
+        let error = Session::over(Box::new(fake), FLUSH_INTERVAL).err();
         assert!(matches!(error, Some(Error::NoCommonVersion)));
     }
+}
+
+#[test]
+fn a_child_of_the_process_refuses_and_leaves_the_device_alone() {
+    // In a process of its own: the count is one for all sessions of a process.
+    let name = "tests::a_child_of_the_process_refuses_and_leaves_the_device_alone";
+    if std::env::var_os("KEXT_AFTER_FORK").is_none() {
+        let me = std::env::current_exe().unwrap();
+        let mut run = std::process::Command::new(me);
+        let status = run
+            .args([name, "--exact"])
+            .env("KEXT_AFTER_FORK", "1")
+            .output();
+        assert!(status.unwrap().status.success());
+        return;
+    }
+    let (fake, session) = open();
+    fake.hold(1, b"x");
+    receive_one(&session);
+    session.defer_verdict(1, ACCEPT).unwrap();
+    crate::after_fork_in_child();
+    let forked = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Forked)));
+    forked(session.defer_verdict(1, ACCEPT));
+    forked(session.set_verdict(1, ACCEPT));
+    forked(session.flush());
+    forked(session.counters().map(drop));
+    forked(session.get_payload(1).map(drop));
+    forked(session.receive(1, PayloadMode::None, Wait::No).map(drop));
+    assert!(session.report().is_none() && session.is_forked());
+    session.flush_quietly();
+    session.close().unwrap();
+    drop(session);
+    fake.stage(|state| assert!(state.closed == 0 && !state.shut_down));
+    // A session of the child's own works.
+    let (_, session) = open();
+    session.counters().unwrap();
+}
+
+fn receive_one(session: &Session) {
+    let received = session.receive(1, PayloadMode::None, Wait::No).unwrap();
+    assert!(matches!(received, Received::Batch(_)));
 }

@@ -278,6 +278,14 @@ impl<R: RawLock> Engine<R> {
         if let Some(reason) = self.permitted_unasked(&packet, flow) {
             return packet.settle(obligation, Action::Permit(reason));
         }
+        let arrival = Arrival {
+            process_id: packet.arrival.process_id.or_else(|| self.owner(hash, flow)),
+            ..*packet.arrival
+        };
+        let packet = Presented {
+            arrival: &arrival,
+            ..packet
+        };
         let mut packets = self.packets.lock();
         // The verdict may have come since the look-up before; from here on it cannot.
         if let Some(fate) = self.hit_by(&packet, hash, flow) {

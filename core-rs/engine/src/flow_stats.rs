@@ -84,6 +84,11 @@ impl FlowStats {
         }
     }
 
+    /// The connection has ended, as if by a RST.
+    pub(crate) fn close(&mut self) {
+        self.closing |= RESET;
+    }
+
     /// Whether a TCP RST, or a FIN each way, has been seen since the last SYN.
     pub(crate) const fn is_closed(&self) -> bool {
         self.closing & RESET != 0 || self.closing & BOTH_FINS == BOTH_FINS

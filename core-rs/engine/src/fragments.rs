@@ -101,8 +101,10 @@ struct Followed {
     ranges: Ranges,
     /// Fragments have overlapped: nothing more of this packet is let go.
     overlapped: bool,
-    /// Early fragments that wait or are ready, in order of arrival.
+    /// Early fragments that wait, or all of which are `ready`, in order of arrival.
     early: List<PACKET>,
+    /// The first fragment has come: none waits any more.
+    ready: bool,
 }
 
 impl Followed {
@@ -113,12 +115,8 @@ impl Followed {
             ranges: Ranges::EMPTY,
             overlapped: false,
             early: List::EMPTY,
+            ready: false,
         }
-    }
-
-    /// Whether its early fragments may go on.
-    fn is_ready(&self) -> bool {
-        self.origin.is_some() || self.overlapped
     }
 
     /// Whether fragments that come now belong to another packet of the same identification.
@@ -363,10 +361,11 @@ impl FragmentTable {
 
     /// Lets the early fragments of a packet go on: they cannot have waited for too long any more.
     fn make_ready(&mut self, packet: Handle) {
-        let mut next = self
-            .table
-            .get(packet)
-            .and_then(|followed| followed.early.front());
+        let Some(followed) = self.table.get_mut(packet).filter(|f| !f.ready) else {
+            return;
+        };
+        followed.ready = true;
+        let mut next = followed.early.front();
         // Bound: EARLY_FRAGMENTS.
         while let Some(slot) = next {
             self.waiting.remove(&mut self.slots, slot);
@@ -391,7 +390,7 @@ impl FragmentTable {
     ) -> Option<(Early, Option<B>)> {
         let key = FragmentKey::new(first, first.fragment.as_ref()?, direction);
         let followed = self.table.find_mut(hasher.hash(&key), &key)?;
-        if !followed.is_ready() {
+        if !followed.ready {
             return None;
         }
         let slot = followed.early.front()?;

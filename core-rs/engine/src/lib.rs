@@ -16,7 +16,8 @@
 //!
 //! Locks, in the order in which they may be taken: the packet cache's; inside it one turn to
 //! insert into the verdict cache, inside that one of its flows and that flow's cold part; or the
-//! settings. The fragment table's and the reply limiter's are taken alone; that of the events last.
+//! settings. The fragment table's, the owners' and the reply limiter's are taken alone; that of the
+//! events last.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ mod ids;
 mod limiter;
 mod list;
 mod memory;
+mod owners;
 mod packet_cache;
 mod pending;
 mod ranges;
@@ -45,11 +47,12 @@ mod table;
 mod tags;
 mod verdict_cache;
 
-use kext_sync::atomic::AtomicU32;
+use kext_sync::atomic::{AtomicU32, Ordering};
 use kext_sync::{Lock, RawLock};
 use kext_types::{
     Address, Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Direction, Event,
-    FlowEnded, FlowInfo, FlowKey, Interface, IpVersion, PacketId, RequestInfo, Timestamp, Verdict,
+    FlowEnded, FlowInfo, FlowKey, Interface, IpVersion, PacketId, ProcessId, RequestInfo,
+    Timestamp, Verdict,
 };
 
 pub use action::{Action, Release, Settled};
@@ -66,6 +69,8 @@ use counters::Tally;
 use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
+use memory::Own;
+use owners::Owners;
 use packet_cache::{PacketCache, Packets};
 use pending::Decided;
 use redirect::{PORT_ATTEMPTS, Translation};
@@ -102,14 +107,17 @@ impl core::error::Error for StartError {}
 
 /// The verdict engine. `R` is the host's lock.
 pub struct Engine<R> {
-    settings: Settings<R>,
+    settings: Own<Settings<R>>,
     counters: Counters,
-    flows: VerdictCache<R>,
-    packets: Packets<R>,
-    fragments: Lock<R, FragmentTable>,
+    flows: Own<VerdictCache<R>>,
+    packets: Own<Packets<R>>,
+    fragments: Own<Lock<R, FragmentTable>>,
     /// How many early fragments may go on, readable without the lock.
     early_ready: AtomicU32,
     replies: Lock<R, TokenBucket>,
+    owners: Own<Lock<R, Owners>>,
+    /// Whether anything was ever told of owners: most hosts tell the process with the packet.
+    owners_told: AtomicU32,
     hasher: KeyHasher,
     capacities: Capacities,
 }
@@ -122,13 +130,17 @@ impl<R: RawLock> Engine<R> {
         config.validate().map_err(StartError::Config)?;
         let allocate = || {
             Ok(Self {
-                settings: Settings::new(config),
+                settings: Own::try_new("settings", || Ok(Settings::new(config)))?,
                 counters: Counters::try_new()?,
-                flows: VerdictCache::try_new(capacities.flows)?,
-                packets: Packets::try_new(&capacities)?,
-                fragments: Lock::new(FragmentTable::try_new(capacities.fragments)?),
+                flows: Own::try_new("verdict cache", || VerdictCache::try_new(capacities.flows))?,
+                packets: Own::try_new("packet cache", || Packets::try_new(&capacities))?,
+                fragments: Own::try_new("fragment table", || {
+                    FragmentTable::try_new(capacities.fragments).map(Lock::new)
+                })?,
                 early_ready: AtomicU32::new(0),
                 replies: Lock::new(TokenBucket::new()),
+                owners: Own::try_new("owners", || Owners::try_new().map(Lock::new))?,
+                owners_told: AtomicU32::new(0),
                 hasher: KeyHasher::new(seed),
                 capacities,
             })
@@ -162,6 +174,37 @@ impl<R: RawLock> Engine<R> {
         config.validate()?;
         self.settings.replace(config);
         Ok(())
+    }
+
+    // ---- processes ------------------------------------------------------------------------------
+
+    /// Says which process a flow belongs to, where the host learns it apart from the packets. It is
+    /// told with the verdict requests of the flow from now on, and stands with the flow if that is
+    /// cached. Up to 4,096 flows of which no packet has come are remembered; the oldest make room.
+    pub fn set_owner(&self, flow: &FlowKey, process_id: ProcessId, now: Timestamp) {
+        let hash = self.hasher.hash(flow);
+        if !self.flows.set_owner(hash, flow, process_id) {
+            self.owners.lock().set(hash, flow, process_id, now);
+            self.owners_told.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whose a flow is, if that was told.
+    fn owner(&self, hash: u64, flow: &FlowKey) -> Option<ProcessId> {
+        if self.owners_told.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.owners.lock().get(hash, flow)
+    }
+
+    /// Says that a flow's connection has ended: it stays cached as one of which a RST was seen, since
+    /// its last packets may still come. A flow that waits for its verdict goes on waiting.
+    pub fn end_flow(&self, flow: &FlowKey) {
+        let hash = self.hasher.hash(flow);
+        self.flows.end_connection(hash, flow);
+        if self.owners_told.load(Ordering::Relaxed) != 0 {
+            self.owners.lock().forget(hash, flow);
+        }
     }
 
     // ---- redirects ------------------------------------------------------------------------------

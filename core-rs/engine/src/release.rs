@@ -89,7 +89,9 @@ impl<'a, R: RawLock> Releases<'a, R> {
                 return None;
             }
             let next = packets.next(flow, counters, |key, pending, decided| {
-                engine.flows.insert(key, pending, decided, counters);
+                engine
+                    .flows
+                    .insert(key, pending, decided, &engine.settings, counters);
             });
             let Next::Packet(taken, fate) = next else {
                 return None;

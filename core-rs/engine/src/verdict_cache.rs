@@ -7,8 +7,8 @@ use kext_packet::Headers;
 use kext_sync::RawLock;
 use kext_sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kext_types::{
-    Arrival, Direction, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, Timestamp,
-    Verdict,
+    Arrival, Direction, Event, FlowEnd, FlowEnded, FlowInfo, FlowKey, FlowOrigin, ProcessId,
+    Timestamp, Verdict,
 };
 
 use crate::action::Fate;
@@ -150,27 +150,42 @@ impl<R: RawLock> VerdictCache<R> {
         &self.events
     }
 
-    /// Tells that this flow leaves the cache; ways back are no flows of their own. One of an older
-    /// epoch than `epoch` ended when the cache was cleared, whatever ends it now.
-    fn tell(&self, leaving: &Found<'_, R>, end: FlowEnd, epoch: u32) {
+    /// Counts that this flow leaves the cache, and tells of it; ways back are no flows of their own. One
+    /// of an older epoch ended when the cache was cleared, whatever ends it now.
+    fn leaves(&self, leaving: &Found<'_, R>, end: FlowEnd, counters: Tally<'_>) {
+        // Read now, under the flow's lock: the one who puts it out may be of an older epoch than it is.
+        let end = if leaving.epoch() == self.epoch() {
+            end
+        } else {
+            FlowEnd::Cleared
+        };
+        match end {
+            FlowEnd::Idle | FlowEnd::Closed => counters.count(Event::FlowExpired),
+            FlowEnd::Evicted => counters.count(Event::FlowEvicted),
+            FlowEnd::Cleared | FlowEnd::Replaced => {}
+        }
         if self.events.are_wanted() && leaving.has_verdict() {
             self.events.push(FlowEnded {
                 flow: leaving.info(),
-                end: if leaving.epoch() == epoch {
-                    end
-                } else {
-                    FlowEnd::Cleared
-                },
+                end,
             });
         }
     }
 
-    /// Tells and counts that this flow makes room for one of `epoch`.
-    fn makes_room(&self, leaving: &Found<'_, R>, epoch: u32, counters: Tally<'_>) {
-        self.tell(leaving, FlowEnd::Evicted, epoch);
-        if leaving.epoch() == epoch {
-            counters.count(Event::FlowEvicted);
-        }
+    /// The same of a flow that makes room for another. If it was idle for too long, it ended by that.
+    fn makes_room(
+        &self,
+        leaving: &Found<'_, R>,
+        settings: &Settings<R>,
+        now: Timestamp,
+        counters: Tally<'_>,
+    ) {
+        let end = if leaving.is_idle(settings, now) {
+            leaving.end_by_time()
+        } else {
+            FlowEnd::Evicted
+        };
+        self.leaves(leaving, end, counters);
     }
 
     /// The number of times that the cache was cleared.
@@ -189,9 +204,8 @@ impl<R: RawLock> VerdictCache<R> {
         counters: Tally<'_>,
     ) -> Option<Found<'_, R>> {
         let found = self.flows.find(hash, key)?;
-        let epoch = self.epoch();
-        if found.epoch() != epoch || found.is_idle(settings, now) {
-            self.end(found, epoch, counters);
+        if found.epoch() != self.epoch() || found.is_idle(settings, now) {
+            self.end(found, counters);
             return None;
         }
         Some(found)
@@ -199,11 +213,8 @@ impl<R: RawLock> VerdictCache<R> {
 
     /// Removes a flow that was cleared or has been idle for too long.
     #[cold]
-    fn end(&self, found: Found<'_, R>, epoch: u32, counters: Tally<'_>) {
-        if found.epoch() == epoch {
-            counters.count(Event::FlowExpired);
-        }
-        self.tell(&found, found.end_by_time(), epoch);
+    fn end(&self, found: Found<'_, R>, counters: Tally<'_>) {
+        self.leaves(&found, found.end_by_time(), counters);
         found.remove();
     }
 
@@ -247,6 +258,7 @@ impl<R: RawLock> VerdictCache<R> {
         key: &FlowKey,
         pending: &Pending,
         decided: &Decided,
+        settings: &Settings<R>,
         counters: Tally<'_>,
     ) {
         let Pending { hash, stats, .. } = *pending;
@@ -259,12 +271,12 @@ impl<R: RawLock> VerdictCache<R> {
         }
         counters.count(Event::FlowCached);
         if let Some(mut standing) = self.flows.find(hash, key) {
-            self.tell(&standing, FlowEnd::Replaced, epoch);
+            self.leaves(&standing, FlowEnd::Replaced, counters);
             standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
             return;
         }
         inserting.insert(*key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
-            self.makes_room(leaving, epoch, counters);
+            self.makes_room(leaving, settings, stats.last_seen, counters);
         });
     }
 
@@ -298,13 +310,13 @@ impl<R: RawLock> VerdictCache<R> {
                 return same;
             }
             counters.count(Event::FlowCached);
-            self.tell(&standing, standing.end_by_time(), epoch);
+            self.leaves(&standing, standing.end_by_time(), counters);
             standing.replace(fate, origin, epoch, stats);
             return true;
         }
         counters.count(Event::FlowCached);
         inserting.insert(key, fate, origin, epoch, stats, |leaving| {
-            self.makes_room(leaving, epoch, counters);
+            self.makes_room(leaving, settings, now, counters);
         });
         true
     }
@@ -322,6 +334,24 @@ impl<R: RawLock> VerdictCache<R> {
         let cached =
             found.epoch() == self.epoch() && found.has_verdict() && !found.is_idle(settings, now);
         cached.then_some(found.stats().opened)
+    }
+
+    /// Says whose a cached flow is. `false` if it is not cached.
+    pub(crate) fn set_owner(&self, hash: u64, key: &FlowKey, process_id: ProcessId) -> bool {
+        match self.flows.find(hash, key) {
+            Some(mut found) if found.epoch() == self.epoch() => {
+                found.count(|stats| stats.process_id = Some(process_id));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A cached flow's connection has ended.
+    pub(crate) fn end_connection(&self, hash: u64, key: &FlowKey) {
+        if let Some(mut found) = self.flows.find(hash, key) {
+            found.count(FlowStats::close);
+        }
     }
 
     /// Gives a cached flow a new fate in place of `old`, if it still has that.

@@ -524,6 +524,58 @@ fn an_update_meets_look_ups_and_a_clearing() {
 }
 
 #[test]
+fn every_flow_that_leaves_the_cache_is_told_of_once() {
+    explore(|| {
+        let scene = Scene::new(Config::default());
+        scene.engine.keep_events(true);
+        let id = scene.ask(0, 1);
+        assert!(scene.decide(id, always(Verdict::Accept), ALL));
+        let late = scene.ask(1, 1);
+        let told = Record::new(0);
+        let take = || {
+            // Bound: more than ever leave here.
+            for _ in 0..64 {
+                if scene.engine.next_event().is_none() {
+                    return;
+                }
+                *told.lock().unwrap() += 1;
+            }
+            panic!("the events have no end");
+        };
+        let look = |flow| {
+            let packet = udp_of(&format!("192.0.2.10:{}", 10_000 + flow), THERE, &[0; 8]);
+            let key = kext_packet::testing::parse(&packet).flow_key(Direction::Outbound);
+            scene.engine.lookup(&key, Timestamp::from_nanos(START));
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| scene.engine.clear_cache());
+            scope.spawn(|| {
+                if scene.present(0, 2).is_none()
+                    && let Some(id) = scene.request()
+                {
+                    scene.decide(id, always(Verdict::Block), ALL);
+                }
+                look(1);
+            });
+            scope.spawn(|| scene.decide(late, always(Verdict::Accept), ALL));
+            scope.spawn(|| {
+                look(0);
+                take();
+            });
+        });
+        scene.check();
+        // What is there still, leaves now.
+        scene.engine.clear_cache();
+        (0..2).for_each(look);
+        take();
+        let cached = scene.engine.counters().event(Event::FlowCached);
+        assert_eq!(*told.lock().unwrap(), cached);
+        assert_eq!(scene.engine.waiting_and_lost_events(), (0, 0));
+        scene.close();
+    });
+}
+
+#[test]
 fn everything_at_once() {
     explore(|| {
         let scene = Scene::new(Config::default());

@@ -13,7 +13,8 @@ use std::rc::Rc;
 use kext_engine::{Classified, Delivery, Engine};
 use kext_sync::RawLock;
 use kext_types::{
-    Address, Config, Direction, Event, FlowKey, FlowOrigin, IpVersion, Reason, Timestamp, Verdict,
+    Address, Config, Direction, Event, FlowEnd, FlowKey, FlowOrigin, IpVersion, Reason, Timestamp,
+    Verdict,
 };
 
 use common::*;
@@ -373,4 +374,38 @@ fn two_that_choose_one_flow_to_make_room_take_two() {
         assert_eq!(cached, expected, "lock {lock}");
     }
     assert!(races >= 4, "{races}");
+}
+
+#[test]
+fn a_flow_of_after_a_clear_that_makes_room_was_not_cleared() {
+    let rival = rival(CROWD);
+    let (mut races, mut evictions) = (0, 0);
+    for lock in 0.. {
+        let (scene, now) = without_way_back(CROWD);
+        scene.engine.keep_events(true);
+        let evicted = || scene.engine.counters().event(Event::FlowEvicted);
+        let before = evicted();
+        let (other, packet) = (Rc::clone(&scene), rival.clone());
+        let act = move || {
+            other.engine.clear_cache();
+            teach(&other.engine, &packet, Verdict::Accept, now);
+        };
+        let acted = race(lock, 1, Rc::new(act), || {
+            present(&scene.engine, &udp(HERE, THERE, 2), now);
+        });
+        if !acted {
+            break;
+        }
+        races += 1;
+        let told: Vec<_> = std::iter::from_fn(|| scene.engine.next_event())
+            .filter(|event| event.flow.flow == key(&rival))
+            .map(|event| event.end)
+            .collect();
+        let cached = scene.engine.lookup(&key(&rival), now).is_some();
+        let expected: &[FlowEnd] = if cached { &[] } else { &[FlowEnd::Evicted] };
+        assert_eq!(told, expected, "lock {lock}");
+        assert_eq!(evicted() - before, told.len() as u64, "lock {lock}");
+        evictions += told.len();
+    }
+    assert!(races >= 4 && evictions > 0, "{races}, {evictions}");
 }

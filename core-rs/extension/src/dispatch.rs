@@ -28,6 +28,9 @@ pub enum Dispatch {
     Pend {
         /// The longest wait; `None` waits without limit, zero is over at once.
         wait: Option<Duration>,
+        /// How many requests it can take: a host that knows more packets to be near may gather as
+        /// many before it dispatches again.
+        most: u32,
     },
 }
 
@@ -46,8 +49,8 @@ pub(crate) enum Answer {
     Bytes(usize),
     /// A success that is not plain, and no bytes.
     Status(Status),
-    /// Nothing to read yet.
-    Wait(Option<Duration>),
+    /// Nothing to read yet: the longest wait, and how many requests can be taken.
+    Wait(Option<Duration>, u32),
 }
 
 pub(crate) type Handled = Result<Answer, Status>;
@@ -165,7 +168,7 @@ fn complete(handled: Handled) -> Dispatch {
     let (status, information) = match handled {
         Ok(Answer::Bytes(bytes)) => (Status::SUCCESS, bytes),
         Ok(Answer::Status(status)) | Err(status) => (status, 0),
-        Ok(Answer::Wait(wait)) => return Dispatch::Pend { wait },
+        Ok(Answer::Wait(wait, most)) => return Dispatch::Pend { wait, most },
     };
     Dispatch::Complete {
         status,

@@ -81,7 +81,7 @@ impl<H: Host> Extension<H> {
                 return Err(Status::BUFFER_TOO_SMALL);
             }
             if !timed_out {
-                return Ok(Answer::Wait(wait));
+                return Ok(Answer::Wait(wait, request.max_requests));
             }
         }
         Ok(Answer::Bytes(writer.finish(engine.queued_requests())))

@@ -19,7 +19,7 @@ mod v1;
 use kext_engine::{Engine, Releases, StartError};
 use kext_sync::Lock;
 use kext_sync::atomic::{AtomicU8, Ordering};
-use kext_types::{Capacities, Config};
+use kext_types::{Capacities, Config, FlowKey, ProcessId};
 use kext_wire::Status;
 
 pub use classify::Classification;
@@ -76,6 +76,16 @@ impl<H: Host> Extension<H> {
     /// [`Engine::lane`].
     pub fn lane(&self, number: usize) -> Lane<'_> {
         self.engine.lane(number)
+    }
+
+    /// Says which process a flow belongs to: see [`Engine::set_owner`].
+    pub fn set_owner(&self, flow: &FlowKey, process_id: ProcessId) {
+        self.engine.set_owner(flow, process_id, self.host.now());
+    }
+
+    /// Says that a flow's connection has ended: see [`Engine::end_flow`].
+    pub fn end_flow(&self, flow: &FlowKey) {
+        self.engine.end_flow(flow);
     }
 
     /// User mode opens the device: from now on somebody reads.

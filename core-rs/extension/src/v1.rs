@@ -50,7 +50,7 @@ impl<H: Host> Extension<H> {
             Delivery::Delivered(bytes) => Ok(Answer::Bytes(bytes)),
             Delivery::Refused => Err(Status::BUFFER_TOO_SMALL),
             Delivery::Empty if timed_out => Ok(Answer::Status(Status::TIMEOUT)),
-            Delivery::Empty => Ok(Answer::Wait(Some(READ_WAIT))),
+            Delivery::Empty => Ok(Answer::Wait(Some(READ_WAIT), 1)),
         }
     }
 

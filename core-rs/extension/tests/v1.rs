@@ -71,7 +71,8 @@ fn a_read_without_a_request_waits_a_second_then_brings_nothing() {
     let code = ControlCode::RecvVerdictReq.to_u32();
     let pended = extension.dispatch(code, &mut buffer, 0, 72, kext_extension::Attempt::Normal);
     let wait = Some(std::time::Duration::from_secs(1));
-    assert_eq!(pended, kext_extension::Dispatch::Pend { wait });
+    let most = 1;
+    assert_eq!(pended, kext_extension::Dispatch::Pend { wait, most });
     let (status, bytes) = ioctl_status(&extension, ControlCode::RecvVerdictReq, b"NA", 72);
     assert_eq!((status, bytes.len()), (Status::TIMEOUT, 0));
     assert!(status.is_success());

@@ -194,9 +194,9 @@ counted! {
         VerdictInvalid = 1012, "verdict_invalid";
         /// Flows put into the verdict cache.
         FlowCached = 1013, "flow_cached";
-        /// Flows pushed out of the verdict cache by newer ones.
+        /// Flows pushed out of the verdict cache by newer ones, though not idle for too long.
         FlowEvicted = 1014, "flow_evicted";
-        /// Flows found idle for too long and asked for again.
+        /// Flows found idle for too long, and forgotten.
         FlowExpired = 1015, "flow_expired";
         /// Times the verdict cache was cleared.
         CacheCleared = 1016, "cache_cleared";

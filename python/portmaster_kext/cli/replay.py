@@ -41,6 +41,10 @@ def run(options: argparse.Namespace) -> int:
             output=options.output,
             realtime=options.realtime,
             ask_all=options.ask_all,
+            # One by one, and each verdict at once: what is printed of a request is what became of
+            # it, and each packet is written where it left, before the next one comes.
+            max_requests=1,
+            flush_interval=0,
         )
     except (Error, policy.LoadError) as error:
         return _complain(error, BAD_INPUT)

@@ -1,7 +1,7 @@
 //! Any sequence of operations on a small engine, with the invariants checked after each.
 //!
 //! The input is a list of operations: a byte chooses one, the next few are its arguments. What the
-//! engine should answer is the model's matter (`core-rs/engine/tests/model.rs`); this asks less of
+//! engine should answer is the model's matter (`core-rs/engine/tests/model`); this asks less of
 //! it, but on every kind of packet, whole or in pieces, and with every operation there is.
 
 use std::collections::{HashMap, HashSet};

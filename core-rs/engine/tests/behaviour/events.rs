@@ -91,3 +91,34 @@ fn events_are_off_until_asked_for_and_lost_rather_than_waited_for() {
     bench.engine.keep_events(false);
     assert_eq!(bench.engine.waiting_and_lost_events().0, 0);
 }
+
+/// It ended by time, whatever flow takes its place, and says nothing about the size of the cache.
+#[test]
+fn an_idle_flow_that_makes_room_is_told_of_as_idle() {
+    let bench = Bench::small();
+    bench.engine.keep_events(true);
+    for flow in 0..4_000 {
+        teach(&bench, flow);
+    }
+    let reset = tcp(HERE, THERE, TcpFlags::RST);
+    bench.teach(&reset, Direction::Outbound, Verdict::Accept);
+    while bench.engine.next_event().is_some() {}
+    let (expired, evicted) = (
+        bench.event(Event::FlowExpired),
+        bench.event(Event::FlowEvicted),
+    );
+    bench.sleep(Duration::from_secs(601));
+    let mut told = Vec::new();
+    for flow in 4_000..6_000 {
+        teach(&bench, flow);
+        told.extend(ends(&bench).into_iter().map(|(_, end)| end));
+    }
+    let count = |end| told.iter().filter(|told| **told == end).count() as u64;
+    let (idle, closed) = (count(FlowEnd::Idle), count(FlowEnd::Closed));
+    assert_eq!(idle + closed, 1_024, "all of before");
+    assert_eq!(closed, 1);
+    // Those of now, in full buckets.
+    assert_eq!(count(FlowEnd::Evicted), 2_000 - 1_024);
+    assert_eq!(bench.event(Event::FlowExpired) - expired, 1_024);
+    assert_eq!(bench.event(Event::FlowEvicted) - evicted, 2_000 - 1_024);
+}

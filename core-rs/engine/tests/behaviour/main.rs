@@ -9,6 +9,7 @@ mod events;
 mod flows;
 mod fragments;
 mod icmp;
+mod owners;
 mod readers;
 mod redirects;
 mod releases;

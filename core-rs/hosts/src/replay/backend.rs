@@ -10,6 +10,7 @@ use kext_wire::hello::HostKind;
 use parking_lot::{Condvar, Mutex};
 
 use super::ReplayError;
+use super::buffer::PacketBuffer;
 use crate::capture::{CaptureError, CaptureWriter, Outgoing};
 
 /// The extension's host in a replay.
@@ -19,6 +20,10 @@ pub(super) struct Backend {
     random: AtomicU64,
     /// Whether packets that leave are written at all.
     writes: bool,
+    /// Whether anybody ever sleeps until the next packet is due.
+    paced: bool,
+    /// Counts requests that were raised, and now and then once too often.
+    raised: AtomicU64,
     output: Mutex<Output>,
     /// Counts calls of [`Backend::wake`], so that none is lost between looking whether there is
     /// something to do and falling asleep. Nothing is called while it is locked.
@@ -44,11 +49,13 @@ pub(super) struct Leaving<'a> {
 }
 
 impl Backend {
-    pub(super) fn new(output: Option<&Path>) -> Result<Self, ReplayError> {
+    pub(super) fn new(output: Option<&Path>, paced: bool) -> Result<Self, ReplayError> {
         Ok(Self {
             clock: AtomicU64::new(0),
             random: AtomicU64::new(0),
             writes: output.is_some(),
+            paced,
+            raised: AtomicU64::new(0),
             output: Mutex::new(Output {
                 writer: output.map(CaptureWriter::create).transpose()?,
                 error: None,
@@ -65,6 +72,9 @@ impl Backend {
 
     /// Ends every [`Backend::sleep`] that goes on, and those of who looked before this.
     pub(super) fn wake(&self) {
+        if !self.paced {
+            return;
+        }
         let mut wakes = self.wakes.lock();
         *wakes = wakes.wrapping_add(1);
         self.woken.notify_all();
@@ -82,6 +92,11 @@ impl Backend {
         if *wakes == seen {
             self.woken.wait_until(&mut wakes, until);
         }
+    }
+
+    /// How many requests have been raised, perhaps some more.
+    pub(super) fn raised(&self) -> u64 {
+        self.raised.load(Ordering::Relaxed)
     }
 
     /// Whether packets that leave are written.
@@ -132,7 +147,7 @@ impl Backend {
 
 impl Host for Backend {
     type Lock = parking_lot::RawMutex;
-    type Buffer = Vec<u8>;
+    type Buffer = PacketBuffer;
 
     const KIND: HostKind = HostKind::Replay;
 
@@ -152,15 +167,15 @@ impl Host for Backend {
         z ^ z >> 31
     }
 
-    fn allocate(&self, len: usize) -> Option<Vec<u8>> {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(len).ok()?;
-        buffer.resize(len, 0);
-        Some(buffer)
+    fn allocate(&self, len: usize) -> Option<PacketBuffer> {
+        PacketBuffer::new(len)
     }
 
-    fn inject(&self, buffer: Vec<u8>, injection: &Injection) -> Result<(), InjectError> {
-        let data = buffer.get(..injection.len).ok_or(InjectError)?;
+    fn inject(&self, buffer: PacketBuffer, injection: &Injection) -> Result<(), InjectError> {
+        let data = buffer.as_ref().get(..injection.len).ok_or(InjectError)?;
+        if !self.writes {
+            return Ok(());
+        }
         let (what, reason) = match injection.kind {
             InjectionKind::Released(reason) => ("accept", Some(reason)),
             InjectionKind::Redirected(reason) => ("redirect", Some(reason)),
@@ -178,6 +193,7 @@ impl Host for Backend {
     }
 
     fn requests_ready(&self) {
+        self.raised.fetch_add(1, Ordering::Relaxed);
         self.wake();
     }
 }

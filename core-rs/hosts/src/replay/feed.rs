@@ -1,20 +1,20 @@
-//! Presents captured packets, as fast as they are read or at their own pace.
+//! Presents packets, as fast as they are read or at their own pace.
 
 use std::fmt::Display;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kext_extension::{Classification, Extension, Lane};
 use kext_packet::Headers;
-use kext_types::{Arrival, Event, Interface, Reason, Timestamp};
+use kext_types::{Event, Reason, Timestamp};
 use kext_wire::Status;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::backend::{Backend, Leaving};
-use super::local::LocalSide;
+use super::gather::Gather;
+use super::source::{Found, Packet, Source};
 use super::{MALFORMED_TOLD, ReplayError, ReplayReport};
-use crate::capture::{At, CaptureReader, LinkPacket, Record, network_layer};
+use crate::capture::At;
 
 /// How often the extension is told the time.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,48 +37,44 @@ pub(super) enum Fed {
 
 /// The packets still to be presented.
 pub(super) struct Feed {
-    reader: CaptureReader,
-    record: Record,
-    /// Where the record is in the file.
-    at: At,
-    /// Whether `record` was read and not presented.
+    source: Source,
+    /// Whether the source's record was read and not presented.
     waiting: bool,
-    local: LocalSide,
     realtime: bool,
     /// When the first packet was presented, for the pace.
     started: Option<(Instant, Timestamp)>,
     /// `None` before the first packet.
     last_tick: Option<Timestamp>,
     ended: bool,
+    /// What [`Gather`] keeps.
+    largest: u64,
+    /// Counts who had the lock, so that a read can tell whether another came between.
+    turns: u64,
     failure: Option<Arc<ReplayError>>,
     report: ReplayReport,
 }
 
 impl Feed {
-    pub(super) fn open(path: &Path, local: LocalSide, realtime: bool) -> Result<Self, ReplayError> {
-        let reader = CaptureReader::open(path)?;
+    pub(super) fn new(source: Source, realtime: bool) -> Self {
+        let (local, local_inferred) = source.local();
         let report = ReplayReport {
-            local: local.description().to_owned(),
-            local_inferred: local.is_inferred(),
-            bytes_total: reader.file_len().unwrap_or(0),
+            local,
+            local_inferred,
+            bytes_total: source.total(),
             ..ReplayReport::default()
         };
-        Ok(Self {
-            reader,
-            record: Record::default(),
-            at: At {
-                record: 0,
-                offset: 0,
-            },
+        Self {
+            source,
             waiting: false,
-            local,
             realtime,
             started: None,
             last_tick: None,
             ended: false,
+            largest: 0,
+            turns: 0,
             failure: None,
             report,
-        })
+        }
     }
 
     pub(super) fn failure(&self) -> Option<Arc<ReplayError>> {
@@ -87,30 +83,25 @@ impl Feed {
 
     pub(super) fn report(&self) -> ReplayReport {
         ReplayReport {
-            bytes_read: self.reader.position(),
+            bytes_read: self.source.position(),
             ..self.report.clone()
         }
     }
 
-    /// Reads the next record, unless one waits already. `false` at the end of the capture.
+    /// Reads the next record, unless one waits already. `false` at the end.
     fn read(&mut self) -> bool {
-        if self.waiting {
-            return true;
+        if self.waiting || self.ended {
+            return self.waiting;
         }
-        let offset = self.reader.position();
-        match self.reader.read_into(&mut self.record) {
+        match self.source.advance() {
             Ok(true) => {
                 self.waiting = true;
-                self.at = At {
-                    record: self.record.number,
-                    offset,
-                };
                 self.report.records += 1;
             }
             Ok(false) => self.ended = true,
             Err(error) => {
                 self.ended = true;
-                self.failure = Some(Arc::new(error.into()));
+                self.failure = Some(Arc::new(error));
             }
         }
         self.waiting
@@ -118,66 +109,53 @@ impl Feed {
 
     /// When the record that waits is due, at its own pace, and the virtual time at `now`.
     fn due(&mut self, now: Instant) -> (Instant, Timestamp) {
-        let time = self.record.time;
+        let time = self.source.time();
         let (started, first) = *self.started.get_or_insert((now, time));
         let due = started.checked_add(time.since(first)).unwrap_or(started);
         (due, first + now.saturating_duration_since(started))
     }
 
-    /// Presents the record that waits.
-    fn present(&mut self, extension: &Extension<Backend>, lane: &Lane<'_>) {
+    /// Presents the record that waits, and says whether its packet is held.
+    fn present(&mut self, extension: &Extension<Backend>, lane: &Lane<'_>) -> bool {
         self.waiting = false;
-        self.pass_time(extension, self.record.time);
-        let record = &self.record;
-        let found = network_layer(record.link_type, &record.data, record.original_len);
-        let (offset, on_wire, told, interface) = match found {
-            LinkPacket::Ip {
-                offset,
-                on_wire,
-                direction,
-                interface,
-            } => (offset, on_wire as usize, direction, interface),
-            LinkPacket::NotIp { .. } => {
+        let time = self.source.time();
+        self.pass_time(extension, time);
+        let packet = match self.source.found() {
+            Found::Packet(packet) => packet,
+            Found::NotIp => {
                 self.report.not_ip += 1;
-                return;
+                return false;
             }
-            LinkPacket::TooShort => {
+            Found::TooShort(len) => {
                 self.report.too_short += 1;
-                let len = record.data.len();
                 let problem = format!("no room for an IP packet in the {len} bytes captured");
-                self.report.tell_malformed(self.at, &problem);
-                return;
+                self.report.tell_malformed(self.source.at(), &problem);
+                return false;
             }
         };
-        let packet = record.data.get(offset..).unwrap_or_default();
-        let (direction, guessed) = self.local.direction(packet, on_wire, told);
-        self.report.guessed += u64::from(guessed);
-        let arrival = Arrival {
-            direction,
-            interface: Interface {
-                index: interface.unwrap_or(record.interface),
-                sub_index: 0,
-            },
-            compartment: 0,
-            process_id: None,
-            passes: 0,
-        };
+        self.report.guessed += u64::from(packet.guessed);
         self.report.presented += 1;
-        self.report.first_time.get_or_insert(record.time);
-        self.report.last_time = Some(record.time);
-        let classification = extension.classify(lane, packet, on_wire, &arrival);
+        self.report.first_time.get_or_insert(time);
+        self.report.last_time = Some(time);
+        let Packet {
+            bytes,
+            on_wire,
+            arrival,
+            ..
+        } = packet;
+        let classification = extension.classify(lane, bytes, on_wire, &arrival);
         let unwalkable = matches!(
             classification,
             Classification::Permit(Reason::PermittedUnparsable)
                 | Classification::Discard(Reason::BlockedUnparsable | Reason::BlockedFragment)
         );
-        if unwalkable && let Err(error) = Headers::parse(packet, on_wire) {
-            self.report.tell_malformed(self.at, &error);
+        if unwalkable && let Err(error) = Headers::parse(bytes, on_wire) {
+            self.report.tell_malformed(self.source.at(), &error);
         }
         if let Classification::Permit(reason) = classification
             && extension.host().writes()
         {
-            let (data, size) = without_padding(packet, on_wire);
+            let (data, size) = without_padding(bytes, on_wire);
             extension.host().leave(&Leaving {
                 interface: arrival.interface.index,
                 direction: arrival.direction,
@@ -187,6 +165,7 @@ impl Feed {
                 reason: Some(reason),
             });
         }
+        classification == Classification::Absorb(None)
     }
 
     /// Lets the virtual time go on to `now`, tick by tick as far as ticks can matter.
@@ -232,14 +211,30 @@ fn without_padding(packet: &[u8], on_wire: usize) -> (&[u8], usize) {
     }
 }
 
+/// What a read waits for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    /// How many requests it can take.
+    pub(super) most: u32,
+    /// When its wait is over.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Wanted {
+    fn is_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
 /// Presenting packets under the lock of the feed.
 pub(super) trait Run {
-    /// Presents packets until a request waits or nobody reads any more, the deadline passes, there
-    /// are no more, or `stop` gives a status.
+    /// Presents packets until as many requests wait as are wanted and can be [gathered](Gather), or
+    /// nobody reads any more, the deadline passes, there are no more, or `stop` gives a status.
     fn lock_and_run(
         &self,
         extension: &Extension<Backend>,
-        deadline: Option<Instant>,
+        wanted: Wanted,
         stop: impl Fn() -> Option<Status>,
     ) -> Result<Fed, Status>;
 }
@@ -248,11 +243,20 @@ impl Run for Mutex<Feed> {
     fn lock_and_run(
         &self,
         extension: &Extension<Backend>,
-        deadline: Option<Instant>,
+        wanted: Wanted,
         stop: impl Fn() -> Option<Status>,
     ) -> Result<Fed, Status> {
         let mut feed: MutexGuard<'_, Feed> = self.lock();
+        feed.turns += 1;
+        let mut turn = feed.turns;
+        let mut gather = Gather::new(extension, wanted.most, feed.largest);
         let mut presented: u64 = 0;
+        // Counted along, as asking costs a lock for each packet; asked again before it counts.
+        let mut queued = extension.engine().queued_requests();
+        let mut raised = extension.host().raised();
+        // Whether the last packet is held without a request: it waits with a flow that was asked
+        // about before.
+        let mut joined = false;
         let lane = extension.lane(0);
         loop {
             // Before any look at what may end this.
@@ -264,38 +268,65 @@ impl Run for Mutex<Feed> {
             if let Some(status) = stop() {
                 return Err(status);
             }
-            if extension.engine().queued_requests() > 0 || !extension.is_reading() {
+            if joined || queued >= gather.most() {
+                queued = extension.engine().queued_requests();
+            }
+            if !extension.is_reading() || queued >= gather.most() || (joined && queued > 0) {
                 return Ok(Fed::Ready);
             }
             if !feed.read() {
+                if queued > 0 {
+                    return Ok(Fed::Ready);
+                }
                 // No first fragment comes any more.
                 extension.engine().drop_early();
                 return Ok(Fed::End);
+            }
+            let (time, len) = (feed.source.time(), feed.source.len());
+            if queued > 0 && !gather.takes(time, len) {
+                return Ok(Fed::Ready);
             }
             if feed.realtime {
                 let now = Instant::now();
                 let (due, time) = feed.due(now);
                 if due > now {
+                    if queued > 0 {
+                        return Ok(Fed::Ready);
+                    }
                     feed.pass_time(extension, time);
-                    if deadline.is_some_and(|deadline| deadline <= now) {
+                    if wanted.deadline.is_some_and(|deadline| deadline <= now) {
                         return Ok(Fed::Deadline);
                     }
-                    let until = deadline.map_or(due, |deadline| deadline.min(due));
+                    let until = wanted.deadline.map_or(due, |deadline| deadline.min(due));
                     let until = until.min(now + TICK);
                     MutexGuard::unlocked(&mut feed, || extension.host().sleep(wakes, until));
+                    gather.look(extension);
+                    queued = extension.engine().queued_requests();
+                    raised = extension.host().raised();
                     continue;
                 }
             }
-            feed.present(extension, &lane);
+            let held = feed.present(extension, &lane);
+            gather.presented(time, len, held);
+            let new = extension.host().raised().saturating_sub(raised);
+            joined = held && new == 0;
+            queued = queued.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
+            raised = raised.saturating_add(new);
+            feed.largest = gather.largest();
             presented += 1;
             if !presented.is_multiple_of(CLOCK_STRIDE) {
                 continue;
             }
             // Whoever wants a report need not wait for a verdict request.
             MutexGuard::bump(&mut feed);
-            if deadline.is_some_and(|deadline| deadline <= Instant::now())
-                && extension.engine().queued_requests() == 0
-            {
+            if feed.turns != turn {
+                gather.look(extension);
+            }
+            feed.turns += 1;
+            turn = feed.turns;
+            queued = extension.engine().queued_requests();
+            // Gathering has bounds of its own.
+            if wanted.is_over() && queued == 0 {
                 return Ok(Fed::Deadline);
             }
         }

@@ -2,13 +2,21 @@
 //!
 //! [`ReplayHost`] is to user mode what the driver's device is: everything goes through
 //! [`ReplayHost::ioctl`]. There is no thread of its own. Packets are presented while a read waits
-//! for a verdict request, on the reader's thread, one by one until a request is there; so the same
-//! capture with the same verdicts gives the same run, byte for byte.
+//! for verdict requests, on the reader's thread, one by one until as many requests are there as the
+//! read can take, or as can be gathered without changing what becomes of a packet; so the same
+//! capture with the same verdicts gives the same decisions, however large the batches, and with
+//! batches of one size the same run, byte for byte.
+//!
+//! In place of a capture it can present [`Synthetic`] packets.
 
 mod backend;
+mod buffer;
 mod error;
 mod feed;
+mod gather;
 mod local;
+mod source;
+mod synthetic;
 
 #[cfg(test)]
 mod tests;
@@ -25,15 +33,17 @@ use kext_wire::Status;
 use parking_lot::Mutex;
 
 pub use error::ReplayError;
+pub use synthetic::Synthetic;
 
 use backend::Backend;
-use feed::{Fed, Feed, Run};
+use feed::{Fed, Feed, Run, Wanted};
 use local::LocalSide;
+use source::Source;
 
 /// How a capture is replayed.
 #[derive(Clone, Debug, Default)]
 pub struct ReplayOptions {
-    /// The addresses of the local side; inferred from the capture if empty.
+    /// The addresses of the local side of a capture; inferred from it if empty.
     pub local: Vec<IpNet>,
     /// Present packets at the pace of their time stamps, not as fast as they are read.
     pub realtime: bool,
@@ -70,9 +80,9 @@ pub struct ReplayReport {
     pub local_inferred: bool,
     /// Packets with both ends local or neither, of which the lower end was taken as local.
     pub guessed: u64,
-    /// Bytes of the capture file read.
+    /// Bytes of the capture file read, or bytes of packets made.
     pub bytes_read: u64,
-    /// The capture file's length in bytes; 0 if it has none.
+    /// The capture file's length in bytes, or that of all packets to be made; 0 if it has none.
     pub bytes_total: u64,
     /// The first packet's time.
     pub first_time: Option<Timestamp>,
@@ -109,10 +119,24 @@ impl ReplayHost {
         let local = if options.local.is_empty() {
             LocalSide::infer(path)?
         } else {
-            LocalSide::given(options.local)
+            LocalSide::given(options.local.clone())
         };
-        let feed = Feed::open(path, local, options.realtime)?;
-        let backend = Backend::new(options.output.as_deref())?;
+        Self::start(Source::capture(path, local)?, &options)
+    }
+
+    /// The same over packets that nobody captured. The local side is theirs, not that of `options`.
+    ///
+    /// # Errors
+    /// Those of [`ReplayHost::open`] that are not about a capture.
+    pub fn synthetic(what: Synthetic, options: &ReplayOptions) -> Result<Self, ReplayError> {
+        options.capacities.validate().map_err(ReplayError::Config)?;
+        options.config.validate().map_err(ReplayError::Config)?;
+        Self::start(Source::synthetic(what), options)
+    }
+
+    fn start(source: Source, options: &ReplayOptions) -> Result<Self, ReplayError> {
+        let feed = Feed::new(source, options.realtime);
+        let backend = Backend::new(options.output.as_deref(), options.realtime)?;
         let extension = Extension::try_new(backend, options.capacities, options.config)?;
         // Nobody else can have a device that was made just now.
         extension.open().map_err(ReplayError::Open)?;
@@ -162,16 +186,19 @@ impl ReplayHost {
             let dispatched = self
                 .extension
                 .dispatch(code, buffer, input_len, output_len, attempt);
-            let wait = match dispatched {
+            let (wait, most) = match dispatched {
                 Dispatch::Complete {
                     status,
                     information,
                 } if status.is_success() => return Ok(information),
                 Dispatch::Complete { status, .. } => return Err(status),
-                Dispatch::Pend { wait } => wait,
+                Dispatch::Pend { wait, most } => (wait, most),
             };
-            let deadline = wait.and_then(|wait| started.checked_add(wait));
-            attempt = match self.feed(deadline, cancels)? {
+            let wanted = Wanted {
+                most,
+                deadline: wait.and_then(|wait| started.checked_add(wait)),
+            };
+            attempt = match self.feed(wanted, cancels)? {
                 Fed::Ready => Attempt::Normal,
                 Fed::Deadline => Attempt::TimedOut,
                 Fed::End => return Err(Status::END_OF_FILE),
@@ -179,8 +206,8 @@ impl ReplayHost {
         }
     }
 
-    /// Presents packets until a request waits, the deadline passes, or there are no more.
-    fn feed(&self, deadline: Option<Instant>, cancels: u64) -> Result<Fed, Status> {
+    /// Presents packets until requests wait, the deadline passes, or there are no more.
+    fn feed(&self, wanted: Wanted, cancels: u64) -> Result<Fed, Status> {
         let stop = || {
             if self.cancels.load(Ordering::Acquire) != cancels {
                 Some(Status::CANCELLED)
@@ -190,7 +217,7 @@ impl ReplayHost {
                 None
             }
         };
-        self.feed.lock_and_run(&self.extension, deadline, stop)
+        self.feed.lock_and_run(&self.extension, wanted, stop)
     }
 
     /// Ends every request that waits now with [`Status::CANCELLED`]; none of what it waits for is

@@ -208,6 +208,13 @@ impl<'a> ReceiveResponse<'a> {
         self.queued
     }
 
+    /// How many bytes the part with the payload has: all payload, and what may lie between.
+    pub fn payload_len(&self) -> usize {
+        let table = self.records.len().saturating_mul(Self::RECORD_LEN);
+        let before = Self::FIXED_LEN.saturating_add(table);
+        self.message.len().saturating_sub(before)
+    }
+
     /// The requests, in order, each with the payload that it brings (empty if none).
     pub fn iter(&self) -> impl Iterator<Item = (ReceivedRequest, &'a [u8])> + use<'a> {
         let Self {

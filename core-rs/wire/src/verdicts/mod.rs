@@ -116,12 +116,21 @@ impl<'a> SetVerdictsRequest<'a> {
 
     /// Writes a request of these entries, 1 to [`MAX_BATCH`], and gives its length.
     pub fn encode(entries: &[VerdictEntry], out: &mut [u8]) -> Result<usize, BufferTooSmall> {
+        Self::encode_each(entries.iter().copied(), out)
+    }
+
+    /// The same for entries that stand in no slice. They are as many as the iterator says.
+    pub fn encode_each(
+        entries: impl ExactSizeIterator<Item = VerdictEntry>,
+        out: &mut [u8],
+    ) -> Result<usize, BufferTooSmall> {
+        let count = entries.len();
         let head = RawRequest {
-            header: RawHeader::new(CODE, Self::len_for(entries.len())),
-            count: U32::new(len_u32(entries.len())),
+            header: RawHeader::new(CODE, Self::len_for(count)),
+            count: U32::new(len_u32(count)),
             reserved: [0; 4],
         };
-        let rows = entries.iter().map(|entry| RawEntry {
+        let rows = entries.map(|entry| RawEntry {
             id: U64::new(entry.id),
             verdict: entry.number,
             reserved: [0; 7],
