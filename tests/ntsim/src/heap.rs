@@ -125,15 +125,24 @@ pub(crate) fn guard(on: bool) {
 
 impl Block {
     fn layout(&self) -> (Layout, usize) {
-        let align = if self.size >= PAGE { PAGE } else { 16 };
+        let align = self.align();
         let front = FRONT.next_multiple_of(align);
         let layout = Layout::from_size_align(front + self.size + BACK, align);
         (layout.expect("a block has a size"), front)
     }
 
+    fn align(&self) -> usize {
+        if self.size >= PAGE { PAGE } else { 16 }
+    }
+
+    /// Bytes of a guarded mapping before the page that faults.
+    fn pages(&self) -> usize {
+        (FRONT.next_multiple_of(self.align()) + self.size).next_multiple_of(PAGE)
+    }
+
     /// The guarded mapping: where it begins and how long it is, the last page faulting.
     fn mapping(&self) -> (usize, usize) {
-        let pages = (FRONT + self.size).next_multiple_of(PAGE);
+        let pages = self.pages();
         let end = (self.address + self.size).next_multiple_of(PAGE);
         (end - pages, pages + PAGE)
     }
@@ -200,7 +209,7 @@ pub(crate) fn allocate(kind: Kind, size: usize, site: usize) -> *mut u8 {
     let guarded = GUARDED.load(Ordering::Relaxed);
     let mut block = Block { address: 0, size, kind, site, guarded };
     if guarded {
-        let pages = (FRONT + size).next_multiple_of(PAGE);
+        let pages = block.pages();
         // SAFETY: a fresh private mapping.
         let base = unsafe {
             libc::mmap(
@@ -220,8 +229,7 @@ pub(crate) fn allocate(kind: Kind, size: usize, site: usize) -> *mut u8 {
             bytes.write_bytes(CANARY, pages);
             libc::mprotect(bytes.add(pages).cast(), PAGE, libc::PROT_NONE);
         }
-        let align = if size >= PAGE { PAGE } else { 16 };
-        block.address = (base + pages - size) & !(align - 1);
+        block.address = (base + pages - size) & !(block.align() - 1);
     } else {
         let (layout, front) = block.layout();
         // SAFETY: the layout has a size.

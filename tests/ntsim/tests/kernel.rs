@@ -231,7 +231,7 @@ tests! {
     IrpBufferOverrun as Pool "system buffer of a request of 16 bytes";
     CleanupForgets as Cancel "1 requests are pended after IRP_MJ_CLEANUP" by waits(Defect::CleanupForgets);
     CancelRoutineLeft as Cancel "still has a cancel routine" by waits(Defect::CancelRoutineLeft);
-    CancelKeepsLock as Irql "a cancel routine was called at DISPATCH_LEVEL and returned at DISPATCH_LEVEL" by waits(Defect::CancelKeepsLock);
+    CancelKeepsLock as SpinLock "a cancel routine returned and still holds the cancel spin lock" by waits(Defect::CancelKeepsLock);
     CancelForgets as Cancel "1 requests are pended after" by waits(Defect::CancelForgets);
     TimerLeft as Leak "1 timers are set";
     TimerFreed as Pool "a timer that is set is in it";
