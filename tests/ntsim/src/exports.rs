@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use kext_nt_sys::status::{NTSTATUS, STATUS_INSUFFICIENT_RESOURCES};
+use kext_nt_sys::status::{NTSTATUS, STATUS_DEVICE_BUSY, STATUS_INSUFFICIENT_RESOURCES};
 
 /// A function of the simulated kernel.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Implementation {
 
 /// Declares `table()`: functions by the names of Windows, each compared with its signature there.
 ///
-/// `[null]` and `[status]` say how a function can fail; `[direct]` that nobody looks at calls.
+/// `[null]`, `[status]` and `[busy]` say how a function can fail; `[direct]` that nobody looks at calls.
 macro_rules! implements {
     ($($([$kind:ident])? $module:ident::$name:ident = $function:path;)+) => {
         pub(crate) fn table() -> Vec<$crate::exports::Implementation> {
@@ -37,6 +37,7 @@ macro_rules! implements {
     (@direct $($other:ident)?) => { false };
     (@failure null) => { Some($crate::exports::fail_null as *const () as usize) };
     (@failure status) => { Some($crate::exports::fail_status as *const () as usize) };
+    (@failure busy) => { Some($crate::exports::fail_busy as *const () as usize) };
     (@failure $($other:ident)?) => { None };
 }
 pub(crate) use implements;
@@ -47,6 +48,10 @@ pub(crate) extern "win64" fn fail_null() -> usize {
 
 pub(crate) extern "win64" fn fail_status() -> NTSTATUS {
     STATUS_INSUFFICIENT_RESOURCES
+}
+
+pub(crate) extern "win64" fn fail_busy() -> NTSTATUS {
+    STATUS_DEVICE_BUSY
 }
 
 static TABLE: LazyLock<HashMap<&'static str, Implementation>> = LazyLock::new(|| {
@@ -62,6 +67,7 @@ static TABLE: LazyLock<HashMap<&'static str, Implementation>> = LazyLock::new(||
         crate::process::table(),
         crate::rundown::table(),
         crate::security::table(),
+        crate::wfp::table(),
         crate::work::table(),
     ]
     .into_iter()

@@ -32,6 +32,7 @@ mod sim;
 mod symbols;
 mod trap;
 mod unwind;
+mod wfp;
 mod work;
 
 pub use check::{Check, EXIT_VIOLATION};
@@ -39,4 +40,8 @@ pub use cpu::{PROCESSORS, deepest_stack};
 pub use exports::implemented;
 pub use faults::{Faults, clear as clear_faults, failed as failed_calls, set as set_faults};
 pub use security::Caller;
-pub use sim::{Device, LoadError, Pending, Sim, Status, guard_pages};
+pub use wfp::ale::{Endpoint, Held};
+pub use wfp::classify::Classified;
+pub use wfp::inject::{Completion, Injected};
+pub use wfp::packet::{Direction, Packet};
+pub use sim::{Device, LoadError, Pending, Sim, Status, guard_pages, set_engine_running};

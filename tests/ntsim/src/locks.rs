@@ -324,9 +324,3 @@ pub(crate) extern "win64" fn acquire_cancel(irql: *mut KIRQL) {
 pub(crate) extern "win64" fn release_cancel(irql: KIRQL) {
     release_lower(cancel_lock(), irql);
 }
-
-/// Whether this thread holds the cancel spin lock.
-pub(crate) fn holds_cancel() -> bool {
-    let address = cancel_lock().addr();
-    cpu::held(|held| held.iter().any(|one| one.address == address))
-}

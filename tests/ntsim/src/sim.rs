@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use kext_nt_sys::fwpm::{FWPM_SERVICE_RUNNING, FWPM_SERVICE_STOPPED};
 use kext_nt_sys::io::{DRIVER_INITIALIZE, DRIVER_OBJECT, IRP_MJ_DEVICE_CONTROL};
 use kext_nt_sys::ke::PASSIVE_LEVEL;
 use kext_nt_sys::status::NTSTATUS;
@@ -24,6 +25,11 @@ use crate::pool;
 use crate::process;
 use crate::security::Caller;
 use crate::trap;
+use crate::wfp::ale::{self, Endpoint, Held};
+use crate::wfp::classify::{self, Classified};
+use crate::wfp::inject::{self, Completion, Injected};
+use crate::wfp::packet::Packet;
+use crate::wfp::{self, callout, engine, flow, pend};
 use crate::work;
 
 /// A status of Windows with its number in the usual form.
@@ -126,6 +132,7 @@ impl Sim {
         if LOADED.load(Ordering::SeqCst) == 1 {
             pending.extend(work::pending());
             pending.extend(process::pending());
+            pending.extend(wfp::pending());
         }
         pending
     }
@@ -246,6 +253,99 @@ impl Sim {
         process::add_process(id, path);
     }
 
+    /// Shows a packet to the callouts of its layer.
+    pub fn classify(&self, packet: &Packet) -> Classified {
+        classify::packet(packet)
+    }
+
+    /// What was injected since the last call, when everything that was started is done.
+    pub fn injected(&self) -> Vec<Injected> {
+        dispatcher::settle();
+        inject::take()
+    }
+
+    /// When injections are completed from now on.
+    pub fn complete_injections(&self, when: Completion) {
+        inject::set_completion(when);
+    }
+
+    /// Completes as many injections that are held, and says how many there were.
+    pub fn release_injections(&self, most: usize) -> usize {
+        inject::release(most)
+    }
+
+    /// How many injections are under way.
+    pub fn injections(&self) -> usize {
+        inject::under_way()
+    }
+
+    /// What the next completions of injections say, in their order; then they succeed again.
+    pub fn injection_results(&self, results: &[Status]) {
+        let results: Vec<NTSTATUS> = results.iter().map(|status| status.0).collect();
+        inject::set_results(&results);
+    }
+
+    /// Whether the network stack is ready for injections; it is at first.
+    pub fn stack_ready(&self, ready: bool) {
+        inject::set_not_ready(!ready);
+    }
+
+    /// The base filtering engine stops, or starts.
+    pub fn set_engine_running(&self, running: bool) {
+        set_engine_running(running);
+    }
+
+    /// Somebody else has a filter at every layer, in a sublayer of that weight.
+    pub fn add_filter_of_another(&self, weight: u16, blocks: bool, hard: bool) {
+        engine::add_foreign(weight, blocks, hard);
+    }
+
+    /// How many providers, sublayers, callouts and filters the filter engine has.
+    pub fn engine_objects(&self) -> (usize, usize, usize, usize) {
+        engine::counts()
+    }
+
+    /// Keys of the callouts that are registered.
+    pub fn callouts(&self) -> Vec<String> {
+        callout::registered()
+    }
+
+    /// A socket connects or accepts.
+    pub fn authorize(&self, endpoint: &Endpoint) -> Held {
+        ale::authorize(endpoint)
+    }
+
+    /// Authorizations that were pended and have been decided since the last call.
+    pub fn authorized(&self) -> Vec<(Endpoint, Held)> {
+        dispatcher::settle();
+        ale::take_ended()
+    }
+
+    /// How many authorizations and classifications are pended.
+    pub fn pended(&self) -> usize {
+        pend::held()
+    }
+
+    /// An endpoint is closed, and its flow ends.
+    pub fn close_endpoint(&self, endpoint: &Endpoint) -> Classified {
+        ale::close(endpoint)
+    }
+
+    /// A flow ends without a word of its endpoint.
+    pub fn end_flow(&self, number: u64) {
+        flow::end(number);
+    }
+
+    /// A piece of a stream: what came of it, and for how many bytes the callout has answered.
+    pub fn stream(&self, endpoint: &Endpoint, bytes: &[u8], sends: bool) -> (Classified, usize) {
+        ale::stream(endpoint, bytes, sends)
+    }
+
+    /// A datagram: from its IP header on if it has come in, else from its transport header.
+    pub fn datagram(&self, endpoint: &Endpoint, bytes: &[u8], sends: bool) -> Classified {
+        ale::datagram(endpoint, bytes, sends)
+    }
+
     /// Requests that have not ended.
     pub fn requests(&self) -> usize {
         irp::outstanding()
@@ -256,6 +356,11 @@ impl Sim {
 /// Before the driver is loaded.
 pub fn guard_pages(on: bool) {
     heap::guard(on);
+}
+
+/// The base filtering engine stops, or starts: also before the driver is loaded.
+pub fn set_engine_running(running: bool) {
+    engine::set_state(if running { FWPM_SERVICE_RUNNING } else { FWPM_SERVICE_STOPPED });
 }
 
 /// A handle to a device.

@@ -10,8 +10,9 @@ use kext_nt_sys::ps::PsCreateSystemThread;
 use kext_nt_sys::status::*;
 use kext_nt_sys::types::*;
 
-use crate::device::{DEVICE_OBJECT_, LOCK, complete, is, location};
+use crate::device::{DEVICE_OBJECT_, LOCK, complete, has_callouts, is, location};
 use crate::names::{OTHER, counted};
+use crate::wfp;
 
 macro_rules! defects {
     ($($(#[doc = $doc:literal])* $name:ident,)+) => {
@@ -148,15 +149,75 @@ defects! {
     Panics,
     /// Checks nothing that an allocation returns.
     AllocationUnchecked,
+    /// Nothing: every packet is absorbed and injected again. From here on there are callouts.
+    Bounces,
+    /// The start of a packet is moved and not moved back.
+    StartNotMovedBack,
+    /// A packet that was lent is changed.
+    ChangesLent,
+    /// A packet that was lent is written to when the callout has returned.
+    WritesLentLater,
+    /// A packet that was lent is read when the callout has returned.
+    ReadsLentLater,
+    /// Absorbs and permits.
+    AbsorbsAndPermits,
+    /// Does not answer.
+    AnswersNothing,
+    /// Writes what is not its own.
+    WritesOutContext,
+    /// Absorbs without the right.
+    AbsorbsWithoutRight,
+    /// Comes back at another level.
+    ClassifyAtOtherLevel,
+    /// Injects the packet that was lent.
+    InjectsLent,
+    /// Injects from the transport header on.
+    InjectsTransport,
+    /// Injects a list of several packets to be received.
+    InjectsSeveral,
+    /// Injects while a lock is held.
+    InjectsUnderLock,
+    /// Changes a packet that is being injected.
+    ChangesInjected,
+    /// Frees a packet that is being injected.
+    FreesInjected,
+    /// Does not free an injected list.
+    ListLeft,
+    /// Frees a pool that is in use.
+    ListPoolFreedEarly,
+    /// Destroys an injection handle in a completion.
+    DestroysInCompletion,
+    /// Keeps a reference to a packet that was lent.
+    ReferenceLeft,
+    /// Does not know its own packets.
+    InjectsForEver,
+    /// A callout is registered after unload.
+    CalloutLeft,
+    /// An injection handle is there after unload.
+    InjectionHandleLeft,
+    /// A session is open after unload.
+    SessionLeft,
+    /// A subscription is there after unload.
+    SubscriptionLeft,
+    /// Ends its subscription in its callback.
+    UnsubscribesInCallback,
+    /// Does not complete a pended connect.
+    PendLeft,
+    /// Completes a pended connect twice.
+    PendCompletedTwice,
+    /// Nothing: every connect is pended, and permitted when it is authorized again.
+    Pends,
+    /// Leaves a flow context behind.
+    FlowContextLeft,
 }
 
-const TAG: u32 = u32::from_le_bytes(*b"Test");
+pub(crate) const TAG: u32 = u32::from_le_bytes(*b"Test");
 
-unsafe fn allocate(size: usize) -> *mut u8 {
+pub(crate) unsafe fn allocate(size: usize) -> *mut u8 {
     ExAllocatePool2(POOL_FLAG_NON_PAGED, size, TAG).cast()
 }
 
-unsafe fn free(memory: *mut u8) {
+pub(crate) unsafe fn free(memory: *mut u8) {
     ExFreePoolWithTag(memory.cast(), TAG);
 }
 
@@ -188,6 +249,12 @@ unsafe fn start_timer() -> *mut Timed {
     timed
 }
 
+unsafe fn stop_timer(timed: *mut Timed) {
+    KeCancelTimer(&raw mut (*timed).timer);
+    KeFlushQueuedDpcs();
+    free(timed.cast());
+}
+
 /// What is done at entry: a timer, so that a driver without a defect has one too.
 pub(crate) unsafe fn at_entry() -> NTSTATUS {
     if is(Defect::DeviceLeftByFailedEntry) {
@@ -201,6 +268,14 @@ pub(crate) unsafe fn at_entry() -> NTSTATUS {
         return STATUS_INSUFFICIENT_RESOURCES;
     }
     TIMER.store(timed, SeqCst);
+    if has_callouts() {
+        let status = wfp::start(DEVICE_OBJECT_.load(SeqCst));
+        if status != STATUS_SUCCESS {
+            wfp::stop();
+            stop_timer(timed);
+            return status;
+        }
+    }
     STATUS_SUCCESS
 }
 
@@ -214,9 +289,10 @@ pub(crate) unsafe fn at_unload() {
         free(timed.cast());
         return;
     }
-    KeCancelTimer(&raw mut (*timed).timer);
-    KeFlushQueuedDpcs();
-    free(timed.cast());
+    if has_callouts() {
+        wfp::stop();
+    }
+    stop_timer(timed);
     if is(Defect::DeviceDeletedTwice) {
         let device = DEVICE_OBJECT_.load(SeqCst);
         IoDeleteDevice(device);
@@ -274,7 +350,9 @@ pub(crate) unsafe fn on_request(irp: *mut IRP) -> NTSTATUS {
     let mut level: KIRQL = 0;
     let lock = LOCK.as_ptr();
     let parameters = (*location(irp)).Parameters.DeviceIoControl;
-    if is(Defect::WaitAtDispatch) {
+    if has_callouts() {
+        wfp::on_request();
+    } else if is(Defect::WaitAtDispatch) {
         let old = KeRaiseIrqlToDpcLevel();
         let timed = TIMER.load(SeqCst);
         let mut short: LARGE_INTEGER = -1;

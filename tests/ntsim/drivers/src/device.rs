@@ -24,6 +24,10 @@ pub(crate) fn is(defect: Defect) -> bool {
     DEFECT.load(SeqCst) == defect as u32
 }
 
+pub(crate) fn has_callouts() -> bool {
+    DEFECT.load(SeqCst) >= Defect::Bounces as u32
+}
+
 /// The number at the end of the registry path.
 unsafe fn number(path: *mut UNICODE_STRING) -> u32 {
     let units = core::slice::from_raw_parts((*path).Buffer, usize::from((*path).Length / 2));

@@ -17,6 +17,7 @@ mod device;
 mod names;
 #[cfg(windows)]
 mod runtime;
+mod wfp;
 
 pub use defects::Defect;
 pub use device::DriverEntry;
