@@ -6,6 +6,7 @@
 //! is all here: flags of the compiler, flags of the linker, the version resource, the checks.
 
 mod checks;
+pub(crate) mod package;
 mod resource;
 #[cfg(test)]
 mod sample;
@@ -147,7 +148,7 @@ impl Driver {
         Expected {
             imports: &self.imports,
             version: &self.version,
-            pdb: PDB,
+            pdb: (PDB, &self.pdb),
             names: &self.names,
         }
     }

@@ -72,6 +72,12 @@ const CHORES: &[Chore] = &[
         run: driver::run,
     },
     Chore {
+        name: "package",
+        arguments: "[OPTION]...",
+        summary: "sign the driver for tests, and pack it for Microsoft's signing service",
+        run: driver::package::run,
+    },
+    Chore {
         name: "deps",
         arguments: "",
         summary: "check who imports whom against the table in xtask/src/deps.rs",

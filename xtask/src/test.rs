@@ -42,6 +42,12 @@ const TIERS: &[Step] = &[
         run: driver::tier,
     },
     Step {
+        name: "package",
+        about: "the driver is signed, and its signature holds for no other file",
+        promised: true,
+        run: driver::package::tier,
+    },
+    Step {
         name: "replay",
         about: "captures through the whole system, from Python, by the public interface",
         promised: true,
