@@ -19,18 +19,26 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod blocks;
 pub mod boxed;
+pub mod callout;
+pub mod classify;
 pub mod deferred;
 pub mod device;
+pub mod engine;
 pub mod global;
+pub mod injection;
 pub mod irql;
+pub mod layer;
 pub mod log;
+pub mod net_buffer;
 pub mod pended;
 pub mod per_processor;
 pub mod pool;
 pub mod random;
 pub mod request;
 pub mod rundown;
+pub mod service;
 pub mod spin_lock;
 pub mod status;
 pub mod time;

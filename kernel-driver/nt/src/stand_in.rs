@@ -36,7 +36,7 @@ const HEADER: usize = 16;
 
 static BLOCKS: AtomicIsize = AtomicIsize::new(0);
 
-/// How many blocks are allocated.
+/// How many blocks of the pool are allocated.
 pub(crate) fn blocks() -> isize {
     BLOCKS.load(Ordering::SeqCst)
 }
@@ -190,4 +190,30 @@ impl FakeIrp {
             self.finish_cancel(routine);
         }
     }
+}
+
+std::thread_local! {
+    /// Memory descriptor lists of a test, which runs in a thread of its own.
+    static MDLS: core::cell::Cell<isize> = const { core::cell::Cell::new(0) };
+}
+
+/// How many memory descriptor lists this test has.
+pub(crate) fn mdls() -> isize {
+    MDLS.get()
+}
+
+stand_in! {
+    io::IoAllocateMdl(
+        _start: PVOID, _len: u32, _secondary: u8, _quota: u8, _irp: *mut IRP
+    ) -> *mut io::MDL {
+        MDLS.set(MDLS.get() + 1);
+        // SAFETY: plain numbers and pointers, for which zero is a value.
+        std::boxed::Box::into_raw(std::boxed::Box::new(unsafe { core::mem::zeroed() }))
+    }
+    io::IoFreeMdl(mdl: *mut io::MDL) {
+        MDLS.set(MDLS.get() - 1);
+        // SAFETY: it was allocated above.
+        drop(unsafe { std::boxed::Box::from_raw(mdl) });
+    }
+    io::MmBuildMdlForNonPagedPool(_mdl: *mut io::MDL) {}
 }
