@@ -72,6 +72,8 @@ pub(crate) struct Presented<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) headers: Headers,
     pub(crate) arrival: &'a Arrival,
+    /// Whether it is an ICMP error that goes the way of the flow that it is about.
+    pub(crate) is_about_another: bool,
     pub(crate) now: Timestamp,
     pub(crate) policies: Policies,
     pub(crate) counters: Tally<'a>,
@@ -202,6 +204,7 @@ impl<R: RawLock> Engine<R> {
             bytes: bytes.get(..headers.total_len as usize).unwrap_or(bytes),
             headers,
             arrival,
+            is_about_another: false,
             now,
             policies,
             counters,
@@ -219,7 +222,7 @@ impl<R: RawLock> Engine<R> {
     fn classify_special<'a>(
         &'a self,
         obligation: Obligation<'a>,
-        packet: Presented<'_>,
+        mut packet: Presented<'_>,
         origin: Origin,
         again: bool,
     ) -> Classified<'a> {
@@ -246,7 +249,7 @@ impl<R: RawLock> Engine<R> {
         }
         // The rule of the flow that an ICMP error is about comes before one for its own two ends.
         if packet.headers.is_icmp_error() {
-            match self.join(&packet) {
+            match self.join(&mut packet) {
                 Joined::Cached(action) => return packet.settle(obligation, action),
                 Joined::Pending(hold, _packets) => return packet.after_hold(hold, obligation),
                 Joined::UnknownFlow => {}
@@ -301,7 +304,7 @@ impl<R: RawLock> Engine<R> {
     /// Lets an ICMP error go the way of the flow that it is about, if that is cached or waits for its
     /// verdict. About a flow that is neither, nobody is asked by this: whoever can send us an error
     /// could have a verdict given for a flow that has not begun.
-    fn join(&self, packet: &Presented<'_>) -> Joined<'_, R> {
+    fn join(&self, packet: &mut Presented<'_>) -> Joined<'_, R> {
         let direction = packet.arrival.direction;
         let Some(flow) = packet.headers.quoted_flow(packet.bytes, direction) else {
             return Joined::UnknownFlow;
@@ -319,6 +322,7 @@ impl<R: RawLock> Engine<R> {
         if !packets.is_pending(hash, &flow) {
             return Joined::UnknownFlow;
         }
+        packet.is_about_another = true;
         let hold = packets.hold(hash, &flow, packet);
         Joined::Pending(hold, packets)
     }

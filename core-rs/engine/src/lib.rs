@@ -364,6 +364,7 @@ impl<R: RawLock> Engine<R> {
         Ok(if decision.permanent {
             let decided = Decided {
                 decision,
+                time: now,
                 fate,
                 epoch,
             };

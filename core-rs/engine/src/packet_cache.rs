@@ -274,7 +274,11 @@ impl PacketCache {
             return Hold::Refused(Reason::DroppedUnsettled);
         };
         flow.packets.push_back(&mut self.slots, slot);
-        flow.stats.add(packet.arrival, &packet.headers, packet.now);
+        if packet.is_about_another {
+            flow.stats.add_traffic(packet.arrival, &packet.headers);
+        } else {
+            flow.stats.add(packet.arrival, &packet.headers, packet.now);
+        }
         if !self.reader {
             self.abandoned = self.ids.last();
         }

@@ -16,7 +16,7 @@ use crate::classify::Presented;
 use crate::counters::Tally;
 use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
-use crate::flow_table::{FlowTable, Found};
+use crate::flow_table::{FlowTable, Found, New};
 use crate::memory::OutOfMemory;
 use crate::pending::{Decided, Pending};
 use crate::redirect::WayBack;
@@ -263,6 +263,8 @@ impl<R: RawLock> VerdictCache<R> {
     ) {
         let Pending { hash, stats, .. } = *pending;
         let Decided { fate, epoch, .. } = *decided;
+        // Its last packet may have come long before, and before all that is cached.
+        let now = decided.time.max(stats.last_seen);
         let Some(inserting) = self.flows.inserting(hash) else {
             return;
         };
@@ -275,8 +277,15 @@ impl<R: RawLock> VerdictCache<R> {
             standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
             return;
         }
-        inserting.insert(*key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
-            self.makes_room(leaving, settings, stats.last_seen, counters);
+        let flow = New {
+            key: *key,
+            fate,
+            origin: FlowOrigin::Verdict,
+            epoch,
+            stats,
+        };
+        inserting.insert(flow, now, |leaving| {
+            self.makes_room(leaving, settings, now, counters);
         });
     }
 
@@ -315,7 +324,14 @@ impl<R: RawLock> VerdictCache<R> {
             return true;
         }
         counters.count(Event::FlowCached);
-        inserting.insert(key, fate, origin, epoch, stats, |leaving| {
+        let flow = New {
+            key,
+            fate,
+            origin,
+            epoch,
+            stats,
+        };
+        inserting.insert(flow, now, |leaving| {
             self.makes_room(leaving, settings, now, counters);
         });
         true

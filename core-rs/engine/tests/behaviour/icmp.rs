@@ -221,3 +221,23 @@ fn an_error_does_not_say_whose_the_flow_is() {
     assert_eq!(ended.process_id, ProcessId::new(77));
     assert_eq!(ended.outbound.packets, 1);
 }
+
+#[test]
+fn an_error_that_waits_with_its_flow_says_nothing_of_it() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 1);
+    let of = |process, direction| Arrival {
+        process_id: ProcessId::new(process),
+        ..arrival(direction)
+    };
+    let seen = bench.now();
+    bench.present(&packet, &of(77, Direction::Outbound));
+    bench.sleep(Duration::from_secs(20));
+    bench.present(&error_about(&packet), &of(4, Direction::Inbound));
+    bench.verdict(bench.request().id, always(Verdict::Accept));
+    bench.engine.list_flows(0, |info| {
+        let expected = (seen, ProcessId::new(77));
+        assert_eq!((info.last_seen, info.process_id), expected);
+        true
+    });
+}
