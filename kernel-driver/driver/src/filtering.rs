@@ -19,9 +19,11 @@ use kext_nt::service::{self, Changes};
 use kext_nt::wide::Text;
 use kext_nt::work_item::WorkItem;
 use kext_nt::{Lock, Result, Status, log, time, wide};
+use kext_nt_sys::fwp::{FWP_CALLOUT_FLAG_ALLOW_OFFLOAD, FWP_CALLOUT_FLAG_ALLOW_RSC};
 use kext_nt_sys::status::STATUS_INTERNAL_ERROR;
 use kext_nt_sys::types::GUID;
 
+use crate::flows::{Accept, Closure, Connect};
 use crate::kext::{KEXT, Kext};
 use crate::packets::{Inbound, Outbound};
 
@@ -36,11 +38,14 @@ struct Look {
     register: fn(&ControlDevice, GUID, u32, &Passive) -> Result<Callout>,
 }
 
+/// A callout that looks at no packet allows what a network card does for them.
+const ALLOW_OFFLOADS: u32 = FWP_CALLOUT_FLAG_ALLOW_OFFLOAD | FWP_CALLOUT_FLAG_ALLOW_RSC;
+
 /// Every layer that is looked at.
 ///
 /// The callouts that decide allow no offload: packets then come as they are to be on the wire, no
 /// longer than it takes and with their checksums.
-static LOOKS: [Look; 2] = [
+static LOOKS: [Look; 5] = [
     Look {
         name: wide!("portmaster-kext packets in"),
         layer: Layer::INBOUND_IPPACKET,
@@ -56,6 +61,30 @@ static LOOKS: [Look; 2] = [
         role: Role::Decide,
         flags: 0,
         register: Callout::register::<Outbound>,
+    },
+    Look {
+        name: wide!("portmaster-kext connects"),
+        layer: Layer::ALE_AUTH_CONNECT,
+        sublayer: FLOWS,
+        role: Role::Inspect,
+        flags: ALLOW_OFFLOADS,
+        register: Callout::register::<Connect>,
+    },
+    Look {
+        name: wide!("portmaster-kext accepts"),
+        layer: Layer::ALE_AUTH_RECV_ACCEPT,
+        sublayer: FLOWS,
+        role: Role::Inspect,
+        flags: ALLOW_OFFLOADS,
+        register: Callout::register::<Accept>,
+    },
+    Look {
+        name: wide!("portmaster-kext ends"),
+        layer: Layer::ALE_ENDPOINT_CLOSURE,
+        sublayer: FLOWS,
+        role: Role::Inspect,
+        flags: ALLOW_OFFLOADS,
+        register: Callout::register::<Closure>,
     },
 ];
 
@@ -74,6 +103,9 @@ const PROVIDER: GUID = key(0);
 /// The sublayer of the callouts that decide. Asked first: who is asked later can only take away.
 const PACKETS: GUID = key(1);
 const PACKETS_WEIGHT: u16 = u16::MAX;
+/// The sublayer of the callouts that look at connections. Below the one in which IPsec works.
+const FLOWS: GUID = key(2);
+const FLOWS_WEIGHT: u16 = 0x0100;
 /// The keys of callouts begin here, two for each layer.
 const FIRST_CALLOUT: u32 = 0x10;
 
@@ -198,8 +230,10 @@ impl Filtering {
 
 fn add_objects(transaction: &Transaction<'_>) -> Result<()> {
     transaction.add_provider(PROVIDER, wide!("portmaster-kext"))?;
-    let name = wide!("portmaster-kext packets");
-    transaction.add_sublayer(PACKETS, PROVIDER, name, PACKETS_WEIGHT)?;
+    let packets = wide!("portmaster-kext packets");
+    transaction.add_sublayer(PACKETS, PROVIDER, packets, PACKETS_WEIGHT)?;
+    let flows = wide!("portmaster-kext flows");
+    transaction.add_sublayer(FLOWS, PROVIDER, flows, FLOWS_WEIGHT)?;
     for (number, look) in LOOKS.iter().enumerate() {
         for family in Family::ALL {
             let hook = Hook {
@@ -224,7 +258,7 @@ mod tests {
     fn keys_differ() {
         let callouts =
             (0..LOOKS.len()).flat_map(|look| Family::ALL.map(|family| callout_key(look, family)));
-        let mut seen = [PROVIDER, PACKETS].to_vec();
+        let mut seen = [PROVIDER, PACKETS, FLOWS].to_vec();
         for callout in callouts {
             assert!(!seen.contains(&callout));
             seen.push(callout);

@@ -8,17 +8,21 @@
 //! | `host` | the extension to clock, randomness and packets that leave |
 //! | `filtering` | callouts and filters to the filter engine |
 //! | `packets` | packets that the filter engine shows to the extension |
+//! | `flows` | processes and ends of connections, as the filter engine knows them |
 //! | `checksums` | checksums that were left to the network card |
 //! | `runtime` | what Rust wants of a program without an operating system under it |
 
 #![no_std]
 #![cfg(target_arch = "x86_64")]
+// The names of protocols are not code.
+#![allow(clippy::doc_markdown)]
 
 extern crate alloc;
 
 mod checksums;
 mod control;
 mod filtering;
+mod flows;
 mod host;
 mod kext;
 mod packets;

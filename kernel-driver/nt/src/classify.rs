@@ -1,7 +1,7 @@
 //! A call of a callout: what it is told, and what it answers.
 
 use core::marker::PhantomData;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::{ptr, slice};
 
 use kext_nt_sys::fwp::{
@@ -26,6 +26,17 @@ pub struct Classify<'a> {
     out: &'a mut FWPS_CLASSIFY_OUT0,
     /// What is lent is lent to one thread.
     lent: PhantomData<*mut ()>,
+}
+
+/// The two ends of what a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The number of the protocol.
+    pub protocol: u8,
+    /// This machine's end. In ICMP its port is the type of the message.
+    pub local: SocketAddr,
+    /// The other end. In ICMP its port is the code of the message.
+    pub remote: SocketAddr,
 }
 
 /// `FLAGS` of a layer.
@@ -133,6 +144,21 @@ impl Classify<'_> {
         }
     }
 
+    /// Both ends, where the layer names them and the call has them: authorized anew, it may lack some.
+    pub fn ends(&self, layer: &Layer) -> Option<Ends> {
+        let family = self.family(layer)?;
+        let fields = &layer.fields;
+        let end = |address, port| {
+            let (address, port) = (self.address(address, family)?, self.u16(port)?);
+            Some(SocketAddr::new(address, port))
+        };
+        Some(Ends {
+            protocol: self.u8(fields.protocol?)?,
+            local: end(fields.local_address, fields.local_port?)?,
+            remote: end(fields.remote_address, fields.remote_port?)?,
+        })
+    }
+
     /// The flags.
     pub fn flags(&self, fields: &Fields) -> Flags {
         Flags(self.u32(fields.flags).unwrap_or(0))
@@ -233,15 +259,25 @@ mod tests {
         }
     }
 
-    /// Runs a callout over these values, and gives what it answered.
+    /// Runs a callout of the first layer over these values, and gives what it answered.
     fn call(
         values: &mut [FWPS_INCOMING_VALUE0],
         filter_flags: u16,
         rights: u32,
         run: impl FnOnce(&mut Classify<'_>),
     ) -> FWPS_CLASSIFY_OUT0 {
+        call_at(0, values, filter_flags, rights, run)
+    }
+
+    fn call_at(
+        layer_id: u16,
+        values: &mut [FWPS_INCOMING_VALUE0],
+        filter_flags: u16,
+        rights: u32,
+        run: impl FnOnce(&mut Classify<'_>),
+    ) -> FWPS_CLASSIFY_OUT0 {
         let fixed = FWPS_INCOMING_VALUES0 {
-            layerId: 0,
+            layerId: layer_id,
             valueCount: values.len() as u32,
             incomingValue: values.as_mut_ptr(),
         };
@@ -314,6 +350,36 @@ mod tests {
             let flags = call.flags(&Layer::INBOUND_IPPACKET.fields);
             assert!(flags.is_loopback() && flags.was_indicated_before());
             assert_eq!(call.flags(&Layer::ALE_AUTH_CONNECT.fields), Flags(0));
+        });
+    }
+
+    #[test]
+    fn ends_are_there_or_not_at_all() {
+        let mut values = [EMPTY; 13];
+        let typed = |data_type, value| FWPS_INCOMING_VALUE0 {
+            value: FWP_VALUE0 {
+                r#type: data_type,
+                Anonymous: value,
+            },
+        };
+        values[2] = number(0xc000_0201);
+        values[4] = typed(FWP_UINT16, FWP_VALUE0_0 { uint16: 40_000 });
+        values[5] = typed(FWP_UINT8, FWP_VALUE0_0 { uint8: 6 });
+        values[6] = number(0xc633_6402);
+        let layer = &Layer::ALE_AUTH_CONNECT;
+        let connect_v4 = kext_nt_sys::layers::FWPS_LAYER_ALE_AUTH_CONNECT_V4;
+        call_at(connect_v4, &mut values, 0, 1, |call| {
+            assert_eq!(call.ends(layer), None);
+        });
+        values[7] = typed(FWP_UINT16, FWP_VALUE0_0 { uint16: 443 });
+        call_at(connect_v4, &mut values, 0, 1, |call| {
+            let ends = Ends {
+                protocol: 6,
+                local: "192.0.2.1:40000".parse().unwrap(),
+                remote: "198.51.100.2:443".parse().unwrap(),
+            };
+            assert_eq!(call.ends(layer), Some(ends));
+            assert_eq!(call.ends(&Layer::STREAM), None);
         });
     }
 
