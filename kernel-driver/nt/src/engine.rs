@@ -175,8 +175,12 @@ impl Transaction<'_> {
         // SAFETY: as above.
         let mut filter: FWPM_FILTER0 = unsafe { zeroed() };
         filter.displayData = display(hook.name);
-        // While the driver is being loaded or unloaded packets pass, instead of being blocked.
-        filter.flags = fwpm::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED;
+        filter.flags = match hook.role {
+            // While the driver is being loaded or unloaded packets pass, instead of being blocked.
+            Role::Decide => fwpm::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
+            // A filter of this kind is left out then by itself.
+            Role::Inspect => fwpm::FWPM_FILTER_FLAG_NONE,
+        };
         filter.providerKey = provider;
         filter.layerKey = hook.layer;
         filter.subLayerKey = hook.sublayer;

@@ -197,3 +197,88 @@ impl Drop for FromHeader<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stand_in::FakePackets;
+    use std::vec::Vec;
+
+    /// Lists of packets, each packet of pieces of memory; the data begin after so many bytes.
+    fn with(lists: &[&[&[&[u8]]]], start: u32, run: impl FnOnce(&PacketList<'_>)) {
+        let packets = FakePackets::new(lists, start);
+        // SAFETY: the lists live until the end of this function.
+        run(&unsafe { PacketList::new(packets.first()) });
+        assert!(packets.are_as_before(), "a start was not moved back");
+    }
+
+    #[test]
+    fn every_packet_of_every_list_comes_once_and_in_order() {
+        with(&[&[&[b"one"], &[b"two"]], &[], &[&[b"three"]]], 0, |list| {
+            let mut seen = Vec::new();
+            for mut packet in list.lists().flat_map(Packets::packets) {
+                let view = packet.from_header(0).unwrap();
+                seen.push(view.bytes().unwrap().to_vec());
+            }
+            assert_eq!(seen, [&b"one"[..], b"two", b"three"]);
+            assert!(list.has_several());
+        });
+        with(&[], 0, |list| assert_eq!(list.lists().count(), 0));
+        with(&[&[&[b"alone"]]], 0, |list| assert!(!list.has_several()));
+    }
+
+    #[test]
+    fn the_start_is_moved_to_the_header_and_back() {
+        with(&[&[&[b"headerdata"]]], 6, |list| {
+            let mut packet = list.lists().flat_map(Packets::packets).next().unwrap();
+            assert_eq!(packet.from_header(0).unwrap().bytes(), Some(&b"data"[..]));
+            let view = packet.from_header(6).unwrap();
+            assert_eq!((view.len(), view.bytes()), (10, Some(&b"headerdata"[..])));
+            drop(view);
+            assert!(packet.from_header(7).is_none());
+            assert_eq!(packet.from_header(0).unwrap().len(), 4);
+        });
+    }
+
+    #[test]
+    fn pieces_are_copied_whole_or_not_at_all() {
+        with(&[&[&[b"head", b"er", b"data"]]], 4, |list| {
+            let mut packet = list.lists().flat_map(Packets::packets).next().unwrap();
+            let view = packet.from_header(4).unwrap();
+            assert_eq!(view.bytes(), None);
+            let mut copy = [0; 10];
+            assert!(view.copy_to(&mut copy));
+            assert_eq!(&copy, b"headerdata");
+            assert!(!view.copy_to(&mut [0; 9]) && !view.copy_to(&mut [0; 11]));
+            assert!(!view.copy_to(&mut []));
+        });
+    }
+
+    #[test]
+    fn what_lies_together_is_copied_too() {
+        with(&[&[&[b"data"]]], 0, |list| {
+            let mut packet = list.lists().flat_map(Packets::packets).next().unwrap();
+            let mut copy = [0; 4];
+            assert!(packet.from_header(0).unwrap().copy_to(&mut copy));
+            assert_eq!(&copy, b"data");
+        });
+    }
+
+    #[test]
+    fn checksums_that_were_left_are_told() {
+        let bits = [
+            ndis::NDIS_CHECKSUM_SEND_TCP,
+            ndis::NDIS_CHECKSUM_SEND_UDP,
+            ndis::NDIS_CHECKSUM_SEND_IP_HEADER,
+        ];
+        let leaves = |bits: u32| {
+            let packets = FakePackets::new(&[&[&[b"data"]]], 0);
+            packets.set_checksums(bits);
+            // SAFETY: the list lives until the end of this function.
+            let list = unsafe { PacketList::new(packets.first()) };
+            list.lists().all(Packets::leaves_checksums)
+        };
+        assert!(bits.into_iter().all(leaves));
+        assert!(!leaves(0) && !leaves(ndis::NDIS_CHECKSUM_SEND_IS_IPV4));
+    }
+}
