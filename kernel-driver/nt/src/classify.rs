@@ -13,6 +13,7 @@ use kext_nt_sys::fwp::{
 use kext_nt_sys::fwps::{self, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_VALUE0};
 use kext_nt_sys::types::PVOID;
 
+use crate::injection::Way;
 use crate::layer::{Data, Family, Fields, Layer};
 use crate::net_buffer::PacketList;
 
@@ -37,6 +38,15 @@ pub struct Ends {
     pub local: SocketAddr,
     /// The other end. In ICMP its port is the code of the message.
     pub remote: SocketAddr,
+}
+
+/// A piece of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// How many bytes of payload it has.
+    pub len: usize,
+    /// Whether it came, or is sent. The layer's own direction is that of the connection.
+    pub way: Way,
 }
 
 /// `FLAGS` of a layer.
@@ -203,6 +213,27 @@ impl Classify<'_> {
         unsafe { PacketList::new(first.cast()) }
     }
 
+    /// The piece of a stream that the call is about, if it is of this layer and that has streams.
+    pub fn piece(&self, layer: &Layer) -> Option<Piece> {
+        if layer.data() != Data::Stream || layer.family(self.layer_id).is_none() {
+            return None;
+        }
+        let packet = self.data.cast::<fwps::FWPS_STREAM_CALLOUT_IO_PACKET0>();
+        // SAFETY: what this layer is given is of this kind, lent until the callout returns, or null.
+        let packet = unsafe { packet.as_ref() }?;
+        // SAFETY: as above.
+        let data = unsafe { packet.streamData.as_ref() }?;
+        let way = if data.flags & fwps::FWPS_STREAM_FLAG_RECEIVE != 0 {
+            Way::Receive
+        } else {
+            Way::Send
+        };
+        Some(Piece {
+            len: data.dataLength,
+            way,
+        })
+    }
+
     // ---- the answer -----------------------------------------------------------------------------
 
     /// Whether the callout may decide: without this right somebody before it has, for good.
@@ -266,11 +297,12 @@ mod tests {
         rights: u32,
         run: impl FnOnce(&mut Classify<'_>),
     ) -> FWPS_CLASSIFY_OUT0 {
-        call_at(0, values, filter_flags, rights, run)
+        call_at(0, ptr::null_mut(), values, filter_flags, rights, run)
     }
 
     fn call_at(
         layer_id: u16,
+        data: PVOID,
         values: &mut [FWPS_INCOMING_VALUE0],
         filter_flags: u16,
         rights: u32,
@@ -292,7 +324,6 @@ mod tests {
         // SAFETY: as above.
         let mut out: FWPS_CLASSIFY_OUT0 = unsafe { zeroed() };
         out.rights = rights;
-        let data = ptr::null_mut();
         // SAFETY: everything is as in a call by the filter engine.
         let classify = unsafe {
             Classify::new(
@@ -354,6 +385,30 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_of_a_stream_says_its_own_way() {
+        let stream_v6 = kext_nt_sys::layers::FWPS_LAYER_STREAM_V6;
+        let piece = |flags| {
+            // SAFETY: plain numbers and pointers, for which zero is a value.
+            let mut data: fwps::FWPS_STREAM_DATA0 = unsafe { zeroed() };
+            data.flags = flags;
+            data.dataLength = 1_400;
+            // SAFETY: as above.
+            let mut packet: fwps::FWPS_STREAM_CALLOUT_IO_PACKET0 = unsafe { zeroed() };
+            packet.streamData = &raw mut data;
+            let mut found = None;
+            call_at(stream_v6, (&raw mut packet).cast(), &mut [], 0, 1, |call| {
+                assert_eq!(call.packets(&Layer::DATAGRAM_DATA).lists().count(), 0);
+                assert_eq!(call.piece(&Layer::DATAGRAM_DATA), None);
+                found = call.piece(&Layer::STREAM);
+            });
+            found.map(|piece| (piece.len, piece.way))
+        };
+        let (receive, send) = (fwps::FWPS_STREAM_FLAG_RECEIVE, fwps::FWPS_STREAM_FLAG_SEND);
+        assert_eq!(piece(receive), Some((1_400, Way::Receive)));
+        assert_eq!(piece(send), Some((1_400, Way::Send)));
+    }
+
+    #[test]
     fn ends_are_there_or_not_at_all() {
         let mut values = [EMPTY; 13];
         let typed = |data_type, value| FWPS_INCOMING_VALUE0 {
@@ -368,11 +423,11 @@ mod tests {
         values[6] = number(0xc633_6402);
         let layer = &Layer::ALE_AUTH_CONNECT;
         let connect_v4 = kext_nt_sys::layers::FWPS_LAYER_ALE_AUTH_CONNECT_V4;
-        call_at(connect_v4, &mut values, 0, 1, |call| {
+        call_at(connect_v4, ptr::null_mut(), &mut values, 0, 1, |call| {
             assert_eq!(call.ends(layer), None);
         });
         values[7] = typed(FWP_UINT16, FWP_VALUE0_0 { uint16: 443 });
-        call_at(connect_v4, &mut values, 0, 1, |call| {
+        call_at(connect_v4, ptr::null_mut(), &mut values, 0, 1, |call| {
             let ends = Ends {
                 protocol: 6,
                 local: "192.0.2.1:40000".parse().unwrap(),

@@ -3,8 +3,9 @@
 //! Beside the declarations of `kext-nt-sys` this is the only place with kernel `unsafe`; the driver
 //! adds its entry points. One kind of handle a file; each ends what it stands for when it is dropped.
 //!
-//! - Every function says up to which IRQL it may be called, in a line that begins with `IRQL:`. What
-//!   may only be called at `PASSIVE_LEVEL` takes a [`Passive`](irql::Passive), which only such callers have.
+//! - Every function says up to which IRQL it may be called, in a line that begins with `IRQL:`. One
+//!   without such a line calls nothing of the kernel, and may be called at any. What may only be called
+//!   at `PASSIVE_LEVEL` takes a [`Passive`](irql::Passive), which only such callers have.
 //! - Callbacks of the kernel get a reference to the driver's state. It stands in a
 //!   [`Global`](global::Global) from when it is made until every callback is known to be over.
 //! - Nothing here decides about a packet.
