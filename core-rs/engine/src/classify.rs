@@ -281,14 +281,6 @@ impl<R: RawLock> Engine<R> {
         if let Some(reason) = self.permitted_unasked(&packet, flow) {
             return packet.settle(obligation, Action::Permit(reason));
         }
-        let arrival = Arrival {
-            process_id: packet.arrival.process_id.or_else(|| self.owner(hash, flow)),
-            ..*packet.arrival
-        };
-        let packet = Presented {
-            arrival: &arrival,
-            ..packet
-        };
         let mut packets = self.packets.lock();
         // The verdict may have come since the look-up before; from here on it cannot.
         if let Some(fate) = self.hit_by(&packet, hash, flow) {
@@ -296,6 +288,16 @@ impl<R: RawLock> Engine<R> {
             let action = self.cached_action(&packet, hash, flow, &fate);
             return packet.settle(obligation, action);
         }
+        // Under the lock, or what is told meanwhile could be missed.
+        let known = packet.arrival.process_id;
+        let arrival = Arrival {
+            process_id: known.or_else(|| self.owner(hash, flow)),
+            ..*packet.arrival
+        };
+        let packet = Presented {
+            arrival: &arrival,
+            ..packet
+        };
         let hold = packets.hold(hash, flow, &packet);
         // Still under the lock, so that nobody lets it go before it is counted as held.
         packet.after_hold(hold, obligation)
@@ -356,8 +358,7 @@ impl<R: RawLock> Engine<R> {
         let mut table = self.fragments.lock();
         if headers.is_first_fragment() {
             let goes_on = table.first(hasher, headers, fragment, direction, origin, now);
-            self.early_ready
-                .store(table.count_ready(), Ordering::Relaxed);
+            self.note_early(&table);
             return if goes_on {
                 Belonging::To(origin)
             } else {
@@ -375,6 +376,7 @@ impl<R: RawLock> Engine<R> {
             None => Belonging::Ends(Action::Drop(Reason::DroppedFragmentOrphan)),
             Some(Later::Early) => {
                 let (kept, gone) = table.keep(hasher, headers, fragment, bytes, arrival, now);
+                self.note_early(&table);
                 // Bound: EARLY_FRAGMENTS.
                 for _ in 0..gone {
                     self.counters
@@ -408,8 +410,7 @@ impl<R: RawLock> Engine<R> {
     ) -> Option<EarlyFragment<'_, B>> {
         let mut table = self.fragments.lock();
         let taken = table.take_ready(&self.hasher, first, direction, allocate);
-        self.early_ready
-            .store(table.count_ready(), Ordering::Relaxed);
+        self.note_early(&table);
         drop(table);
         taken.map(|(early, buffer)| EarlyFragment {
             obligation: self.counters.shared().unhold(),
@@ -417,6 +418,13 @@ impl<R: RawLock> Engine<R> {
             on_wire: early.on_wire,
             buffer,
         })
+    }
+
+    /// Writes down what is to be known without the lock.
+    fn note_early(&self, table: &FragmentTable) {
+        let (ready, waiting) = table.early();
+        self.early_ready.store(ready, Ordering::Relaxed);
+        self.early_waiting.store(waiting, Ordering::Relaxed);
     }
 
     /// Drops the fragments that wait for their first one, however long they have waited: their device
@@ -429,9 +437,12 @@ impl<R: RawLock> Engine<R> {
     pub(crate) fn expire_early(&self, now: Option<Timestamp>) {
         // Bound: EARLY_FRAGMENTS, each under a lock of its own.
         for _ in 0..EARLY_FRAGMENTS {
-            if !self.fragments.lock().expire(now) {
+            let mut table = self.fragments.lock();
+            if !table.expire(now) {
                 return;
             }
+            self.note_early(&table);
+            drop(table);
             self.counters
                 .shared()
                 .unhold()

@@ -378,9 +378,9 @@ impl FragmentTable {
         }
     }
 
-    /// How many fragments may go on.
-    pub(crate) fn count_ready(&self) -> u32 {
-        self.ready
+    /// How many early fragments may go on, and how many wait.
+    pub(crate) fn early(&self) -> (u32, u32) {
+        (self.ready, self.waiting.len())
     }
 
     /// Takes the next fragment that may go on behind this first one, with its bytes in a buffer if one

@@ -1,7 +1,8 @@
 //! The verdict cache: flows whose fate is known.
 //!
-//! Clearing it is a new epoch: flows of an older one are dead, and were all seen before any live one,
-//! so that they make room first, unless they have been dead for hours and their stamps have wrapped.
+//! Clearing it is a new epoch: flows of an older one are dead, and were mostly seen before any live
+//! one, so that they make room first; not where a flow waited for its verdict while the cache was
+//! cleared, or where they have been dead for hours and their stamps have wrapped.
 
 use kext_packet::Headers;
 use kext_sync::RawLock;
@@ -352,14 +353,21 @@ impl<R: RawLock> VerdictCache<R> {
         cached.then_some(found.stats().opened)
     }
 
-    /// Says whose a cached flow is. `false` if it is not cached.
-    pub(crate) fn set_owner(&self, hash: u64, key: &FlowKey, process_id: ProcessId) -> bool {
-        match self.flows.find(hash, key) {
-            Some(mut found) if found.epoch() == self.epoch() => {
-                found.count(|stats| stats.process_id = Some(process_id));
-                true
-            }
-            _ => false,
+    /// Says whose a cached flow is.
+    pub(crate) fn set_owner(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        now: Timestamp,
+        process_id: ProcessId,
+    ) {
+        if let Some(mut found) = self.flows.find(hash, key)
+            && found.epoch() == self.epoch()
+            && found.has_verdict()
+            && !found.is_idle(settings, now)
+        {
+            found.count(|stats| stats.process_id = Some(process_id));
         }
     }
 

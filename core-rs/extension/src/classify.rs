@@ -34,7 +34,10 @@ impl<H: Host> Extension<H> {
     ) -> Classification {
         let now = self.host.now();
         let classified = self.engine.classify_on(lane, bytes, on_wire, arrival, now);
-        let leading = if self.engine.has_early() {
+        // Not one that comes by again because we injected it, nor one that is blocked for its fragments:
+        // whoever presented the first one has yet to let it go.
+        let leads = arrival.passes == 0 && !is_blocked_fragment(&classified);
+        let leading = if leads && self.engine.has_early() {
             first_fragment(bytes, on_wire)
         } else {
             None
@@ -150,7 +153,13 @@ impl<H: Host> Extension<H> {
     ) -> Classification {
         let (reason, classification) = match settled.action {
             Action::Permit(reason) => (reason, Classification::Permit(reason)),
-            Action::Drop(reason) => (reason, Classification::Discard(reason)),
+            Action::Drop(reason) => {
+                // Others made room for it, and what is asked in their place waits for a reader.
+                if reason == Reason::DroppedPacketCacheFull {
+                    self.wake_readers();
+                }
+                (reason, Classification::Discard(reason))
+            }
             Action::Block(reason) => {
                 self.reply(bytes, headers, arrival);
                 (reason, Classification::Discard(reason))
@@ -312,6 +321,15 @@ impl<H: Host> Extension<H> {
             (Ok(()), ReplyKind::Unreachable) => Event::InjectedUnreachable,
         }
     }
+}
+
+/// Whether a packet is blocked because of what is wrong with its fragments.
+fn is_blocked_fragment(classified: &Classified<'_>) -> bool {
+    matches!(
+        classified,
+        Classified::Settled { settled, .. }
+            if settled.action == Action::Block(Reason::BlockedFragment)
+    )
 }
 
 /// The headers of a first fragment, if this is one.

@@ -314,3 +314,70 @@ fn a_flow_that_waited_long_takes_the_place_of_the_one_seen_longest_ago() {
         assert!(gone.last_seen < median, "{gone:?}");
     }
 }
+
+/// A packet more than the budget's last came to each flow, and left: nothing is held.
+#[test]
+fn flows_without_packets_do_not_fill_the_table_of_pending_flows() {
+    let bench = Bench::new(
+        Capacities {
+            flow_packets: 1,
+            ..SMALL
+        },
+        Config::default(),
+    );
+    for flow in 0..40 {
+        assert_eq!(
+            bench.outbound(&numbered(flow, 1)),
+            End::Held(true),
+            "flow {flow}"
+        );
+        let id = bench.request().id;
+        let releases = bench
+            .engine
+            .decide(id, always(Verdict::Accept), bench.now());
+        let mut more = true;
+        drain_then(releases.unwrap(), |_| {
+            if std::mem::take(&mut more) {
+                assert_eq!(bench.outbound(&numbered(flow, 2)), End::Held(false));
+            }
+        });
+        bench.assert_balanced(0);
+    }
+}
+
+/// A request that is raised by a packet which is then refused still has to wake a reader.
+#[test]
+fn a_refused_packet_leaves_no_request_that_nobody_is_woken_for() {
+    let bench = Bench::new(
+        Capacities {
+            flow_packets: 2,
+            ..SMALL
+        },
+        Config::default(),
+    );
+    for flow in 0..24 {
+        assert_eq!(bench.outbound(&numbered(flow, 0)), End::Held(true));
+        let id = bench.request().id;
+        let releases = bench
+            .engine
+            .decide(id, always(Verdict::Accept), bench.now());
+        let mut more = 3;
+        drain_then(releases.unwrap(), |_| {
+            if more > 0 {
+                more -= 1;
+                assert_eq!(bench.outbound(&numbered(flow, more)), End::Held(false));
+            }
+        });
+    }
+    for flow in 24..32 {
+        assert_eq!(bench.outbound(&numbered(flow, 0)), End::Held(true));
+        assert_eq!(bench.outbound(&numbered(flow, 1)), End::Held(false));
+        bench.request();
+    }
+    // The reader waits now. Room is made by a packet that was asked about; its flow's next is asked for.
+    let end = bench.outbound(&numbered(32, 0));
+    assert!(
+        end == End::Held(true) || bench.engine.queued_requests() == 0,
+        "{end:?}, and a request that nobody is woken for"
+    );
+}

@@ -26,7 +26,7 @@ pub(crate) struct Stats {
     process_id: Option<ProcessId>,
     first_seen: Timestamp,
     last_seen: Timestamp,
-    opened: Direction,
+    pub(crate) opened: Direction,
     fins: [bool; 2],
     reset: bool,
 }

@@ -257,7 +257,12 @@ impl Model {
                 _ => not_held(VerdictOutcome::UnknownId),
             });
         };
-        let (flow, forward) = (self.held[at].flow, self.held[at].way);
+        let flow = self.held[at].flow;
+        let forward = if decision.permanent {
+            self.waiting[&flow].opened
+        } else {
+            self.held[at].way
+        };
         let fate = self
             .cache
             .fate(decision.verdict, &flow, forward, &self.config, now);
