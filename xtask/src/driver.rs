@@ -172,7 +172,7 @@ impl Driver {
         Expected {
             imports: &self.imports,
             version: &self.version,
-            pdb: PDB,
+            pdb: (PDB, &self.pdb),
             names: &self.names,
         }
     }

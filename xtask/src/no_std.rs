@@ -25,7 +25,7 @@ pub(crate) fn run_alone(workspace: &Workspace, _: &[String]) -> Result<()> {
 
 /// Builds every crate, and counts each as one test.
 pub(crate) fn build_each(workspace: &Workspace) -> Result<Counts> {
-    let toolchain = Toolchain::find(workspace, TARGET)?;
+    let toolchain = Toolchain::find_or_add(workspace, TARGET)?;
     let mut counts = Counts::default();
     for krate in NO_STD {
         let mut build = toolchain.cargo(workspace, "build", TARGET, &["compiler-builtins-mem"]);

@@ -33,6 +33,7 @@ pub(crate) enum Toolchain {
 }
 
 impl Toolchain {
+    /// Finds one, and installs nothing.
     pub(crate) fn find(workspace: &Workspace, target: &str) -> Result<Self> {
         if has_target(workspace, target) {
             return Ok(Self::Current);
@@ -41,10 +42,6 @@ impl Toolchain {
         if lacking.is_empty() {
             return Ok(Self::Debian);
         }
-        let mut add = workspace.command("rustup");
-        if run(add.args(["target", "add", target])).is_ok() && has_target(workspace, target) {
-            return Ok(Self::Current);
-        }
         Err(Failure::missing(
             format!("no toolchain here builds for {target}"),
             format!(
@@ -52,6 +49,18 @@ impl Toolchain {
                 lacking.join(" ")
             ),
         ))
+    }
+
+    /// Finds one, or has rustup add the target to the compiler that builds the rest.
+    pub(crate) fn find_or_add(workspace: &Workspace, target: &str) -> Result<Self> {
+        Self::find(workspace, target).or_else(|missing| {
+            let mut add = workspace.command("rustup");
+            if run(add.args(["target", "add", target])).is_ok() && has_target(workspace, target) {
+                Ok(Self::Current)
+            } else {
+                Err(missing)
+            }
+        })
     }
 
     /// `cargo COMMAND` for the target. `std_features` are those of the standard library, where it

@@ -72,6 +72,8 @@ pub(crate) struct Presented<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) headers: Headers,
     pub(crate) arrival: &'a Arrival,
+    /// Whether it is an ICMP error that goes the way of the flow that it is about.
+    pub(crate) is_about_another: bool,
     pub(crate) now: Timestamp,
     pub(crate) policies: Policies,
     pub(crate) counters: Tally<'a>,
@@ -202,6 +204,7 @@ impl<R: RawLock> Engine<R> {
             bytes: bytes.get(..headers.total_len as usize).unwrap_or(bytes),
             headers,
             arrival,
+            is_about_another: false,
             now,
             policies,
             counters,
@@ -219,7 +222,7 @@ impl<R: RawLock> Engine<R> {
     fn classify_special<'a>(
         &'a self,
         obligation: Obligation<'a>,
-        packet: Presented<'_>,
+        mut packet: Presented<'_>,
         origin: Origin,
         again: bool,
     ) -> Classified<'a> {
@@ -246,7 +249,7 @@ impl<R: RawLock> Engine<R> {
         }
         // The rule of the flow that an ICMP error is about comes before one for its own two ends.
         if packet.headers.is_icmp_error() {
-            match self.join(&packet) {
+            match self.join(&mut packet) {
                 Joined::Cached(action) => return packet.settle(obligation, action),
                 Joined::Pending(hold, _packets) => return packet.after_hold(hold, obligation),
                 Joined::UnknownFlow => {}
@@ -278,14 +281,6 @@ impl<R: RawLock> Engine<R> {
         if let Some(reason) = self.permitted_unasked(&packet, flow) {
             return packet.settle(obligation, Action::Permit(reason));
         }
-        let arrival = Arrival {
-            process_id: packet.arrival.process_id.or_else(|| self.owner(hash, flow)),
-            ..*packet.arrival
-        };
-        let packet = Presented {
-            arrival: &arrival,
-            ..packet
-        };
         let mut packets = self.packets.lock();
         // The verdict may have come since the look-up before; from here on it cannot.
         if let Some(fate) = self.hit_by(&packet, hash, flow) {
@@ -293,6 +288,16 @@ impl<R: RawLock> Engine<R> {
             let action = self.cached_action(&packet, hash, flow, &fate);
             return packet.settle(obligation, action);
         }
+        // Under the lock, or what is told meanwhile could be missed.
+        let known = packet.arrival.process_id;
+        let arrival = Arrival {
+            process_id: known.or_else(|| self.owner(hash, flow)),
+            ..*packet.arrival
+        };
+        let packet = Presented {
+            arrival: &arrival,
+            ..packet
+        };
         let hold = packets.hold(hash, flow, &packet);
         // Still under the lock, so that nobody lets it go before it is counted as held.
         packet.after_hold(hold, obligation)
@@ -301,7 +306,7 @@ impl<R: RawLock> Engine<R> {
     /// Lets an ICMP error go the way of the flow that it is about, if that is cached or waits for its
     /// verdict. About a flow that is neither, nobody is asked by this: whoever can send us an error
     /// could have a verdict given for a flow that has not begun.
-    fn join(&self, packet: &Presented<'_>) -> Joined<'_, R> {
+    fn join(&self, packet: &mut Presented<'_>) -> Joined<'_, R> {
         let direction = packet.arrival.direction;
         let Some(flow) = packet.headers.quoted_flow(packet.bytes, direction) else {
             return Joined::UnknownFlow;
@@ -319,6 +324,7 @@ impl<R: RawLock> Engine<R> {
         if !packets.is_pending(hash, &flow) {
             return Joined::UnknownFlow;
         }
+        packet.is_about_another = true;
         let hold = packets.hold(hash, &flow, packet);
         Joined::Pending(hold, packets)
     }
@@ -352,8 +358,7 @@ impl<R: RawLock> Engine<R> {
         let mut table = self.fragments.lock();
         if headers.is_first_fragment() {
             let goes_on = table.first(hasher, headers, fragment, direction, origin, now);
-            self.early_ready
-                .store(table.count_ready(), Ordering::Relaxed);
+            self.note_early(&table);
             return if goes_on {
                 Belonging::To(origin)
             } else {
@@ -371,6 +376,7 @@ impl<R: RawLock> Engine<R> {
             None => Belonging::Ends(Action::Drop(Reason::DroppedFragmentOrphan)),
             Some(Later::Early) => {
                 let (kept, gone) = table.keep(hasher, headers, fragment, bytes, arrival, now);
+                self.note_early(&table);
                 // Bound: EARLY_FRAGMENTS.
                 for _ in 0..gone {
                     self.counters
@@ -404,8 +410,7 @@ impl<R: RawLock> Engine<R> {
     ) -> Option<EarlyFragment<'_, B>> {
         let mut table = self.fragments.lock();
         let taken = table.take_ready(&self.hasher, first, direction, allocate);
-        self.early_ready
-            .store(table.count_ready(), Ordering::Relaxed);
+        self.note_early(&table);
         drop(table);
         taken.map(|(early, buffer)| EarlyFragment {
             obligation: self.counters.shared().unhold(),
@@ -413,6 +418,13 @@ impl<R: RawLock> Engine<R> {
             on_wire: early.on_wire,
             buffer,
         })
+    }
+
+    /// Writes down what is to be known without the lock.
+    fn note_early(&self, table: &FragmentTable) {
+        let (ready, waiting) = table.early();
+        self.early_ready.store(ready, Ordering::Relaxed);
+        self.early_waiting.store(waiting, Ordering::Relaxed);
     }
 
     /// Drops the fragments that wait for their first one, however long they have waited: their device
@@ -425,9 +437,12 @@ impl<R: RawLock> Engine<R> {
     pub(crate) fn expire_early(&self, now: Option<Timestamp>) {
         // Bound: EARLY_FRAGMENTS, each under a lock of its own.
         for _ in 0..EARLY_FRAGMENTS {
-            if !self.fragments.lock().expire(now) {
+            let mut table = self.fragments.lock();
+            if !table.expire(now) {
                 return;
             }
+            self.note_early(&table);
+            drop(table);
             self.counters
                 .shared()
                 .unhold()

@@ -68,12 +68,21 @@ struct Counts {
 
 /// A place to count by one thread at a time, which needs no locked instruction for it.
 ///
-/// A host keeps one for each processor or thread that presents packets. It can go from thread to
-/// thread, but not be used by two at once.
+/// A host keeps one for each thread that presents packets; or in a kernel for each processor, which
+/// then must not be used below `DISPATCH_LEVEL`: who is interrupted while it counts, by another who
+/// counts there, loses a count. It can go from thread to thread, but not be used by two at once.
 pub struct Lane<'a> {
-    tally: Tally<'a>,
+    counts: &'a Counts,
+    alone: bool,
     taken: Option<&'a AtomicU8>,
+    one_thread: PhantomData<Cell<()>>,
 }
+
+// A lane can be sent, and not shared; what counts in it cannot be sent away from it.
+const _: () = {
+    const fn sendable<T: Send>() {}
+    sendable::<Lane<'_>>();
+};
 
 /// Where one thread counts, and how.
 #[derive(Clone, Copy)]
@@ -153,15 +162,16 @@ impl Counters {
         });
         match free {
             Some(lane) => Lane {
-                tally: Tally {
-                    alone: true,
-                    ..Tally::shared(&lane.counts)
-                },
+                counts: &lane.counts,
+                alone: true,
                 taken: Some(&lane.taken),
+                one_thread: PhantomData,
             },
             None => Lane {
-                tally: self.shared(),
+                counts: &self.shared,
+                alone: false,
                 taken: None,
+                one_thread: PhantomData,
             },
         }
     }
@@ -195,7 +205,10 @@ impl Counters {
 
 impl Lane<'_> {
     pub(crate) fn tally(&self) -> Tally<'_> {
-        self.tally
+        Tally {
+            alone: self.alone,
+            ..Tally::shared(self.counts)
+        }
     }
 }
 

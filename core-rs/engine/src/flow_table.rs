@@ -77,6 +77,15 @@ pub(crate) struct Found<'a, R: RawLock> {
     flow: Guard<'a, R, Flow>,
 }
 
+/// A flow to be put in.
+pub(crate) struct New {
+    pub(crate) key: FlowKey,
+    pub(crate) fate: Fate,
+    pub(crate) origin: FlowOrigin,
+    pub(crate) epoch: u32,
+    pub(crate) stats: FlowStats,
+}
+
 /// The right to insert a flow: nobody else inserts one of the same hash.
 pub(crate) struct Inserting<'a, R: RawLock> {
     table: &'a FlowTable<R>,
@@ -240,18 +249,17 @@ impl<R: RawLock> FlowTable<R> {
 
 impl<R: RawLock> Inserting<'_, R> {
     /// Puts in a flow that is not there. If another has to make room, `makes_room` sees it before.
-    pub(crate) fn insert(
-        self,
-        key: FlowKey,
-        fate: Fate,
-        origin: FlowOrigin,
-        epoch: u32,
-        stats: FlowStats,
-        makes_room: impl FnOnce(&Found<'_, R>),
-    ) {
-        let Some(mut found) = self.table.room(self.hash, stamp_of(stats.last_seen)) else {
+    pub(crate) fn insert(self, new: New, now: Timestamp, makes_room: impl FnOnce(&Found<'_, R>)) {
+        let Some(mut found) = self.table.room(self.hash, stamp_of(now)) else {
             return;
         };
+        let New {
+            key,
+            fate,
+            origin,
+            epoch,
+            stats,
+        } = new;
         if found.flow.used {
             makes_room(&found);
         }
@@ -431,14 +439,15 @@ mod tests {
 
     fn insert(table: &FlowTable<Mutex>, number: u32, epoch: u32) -> Option<u32> {
         let mut evicted = None;
-        table.inserting(hash(number)).unwrap().insert(
-            key(number),
-            Fate::Verdict(Verdict::Accept, None),
-            FlowOrigin::Verdict,
+        let new = New {
+            key: key(number),
+            fate: Fate::Verdict(Verdict::Accept, None),
+            origin: FlowOrigin::Verdict,
             epoch,
-            FlowStats::new(at(epoch), Direction::Outbound),
-            |leaving| evicted = Some(leaving.epoch()),
-        );
+            stats: FlowStats::new(at(epoch), Direction::Outbound),
+        };
+        let inserting = table.inserting(hash(number)).unwrap();
+        inserting.insert(new, at(epoch), |leaving| evicted = Some(leaving.epoch()));
         evicted
     }
 

@@ -353,6 +353,10 @@ impl FragmentTable {
             self.waiting.remove(&mut self.slots, slot);
             if let Some(followed) = self.table.get_mut(early.packet) {
                 followed.early.remove(&mut self.slots, slot);
+                // What no one has let go cannot be overlapped. What waits has no first one yet.
+                if followed.early.is_empty() && !followed.overlapped {
+                    followed.ranges = Ranges::EMPTY;
+                }
             }
             self.blocks.free(early.chain);
             self.free.push_back(&mut self.slots, slot);
@@ -374,9 +378,9 @@ impl FragmentTable {
         }
     }
 
-    /// How many fragments may go on.
-    pub(crate) fn count_ready(&self) -> u32 {
-        self.ready
+    /// How many early fragments may go on, and how many wait.
+    pub(crate) fn early(&self) -> (u32, u32) {
+        (self.ready, self.waiting.len())
     }
 
     /// Takes the next fragment that may go on behind this first one, with its bytes in a buffer if one
@@ -416,19 +420,10 @@ impl FragmentTable {
         let slot = self.slots.0.get(oldest as usize);
         let expired = slot
             .and_then(|slot| slot.early.as_ref())
-            .filter(|early| now.is_none_or(|now| now.since(early.since) >= WAIT))
-            .map(|early| early.packet);
-        let Some(packet) = expired else {
-            return false;
-        };
-        self.forget(oldest);
-        // What no one has let go cannot be overlapped. What waits has no first one yet.
-        if let Some(followed) = self.table.get_mut(packet)
-            && followed.early.is_empty()
-            && !followed.overlapped
-        {
-            followed.ranges = Ranges::EMPTY;
+            .is_some_and(|early| now.is_none_or(|now| now.since(early.since) >= WAIT));
+        if expired {
+            self.forget(oldest);
         }
-        true
+        expired
     }
 }

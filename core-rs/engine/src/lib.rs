@@ -16,7 +16,7 @@
 //!
 //! Locks, in the order in which they may be taken: the packet cache's; inside it one turn to
 //! insert into the verdict cache, inside that one of its flows and that flow's cold part; or the
-//! settings. The fragment table's, the owners' and the reply limiter's are taken alone; that of the
+//! settings; or the owners'. The fragment table's and the reply limiter's are taken alone; that of the
 //! events last.
 
 #![no_std]
@@ -114,6 +114,8 @@ pub struct Engine<R> {
     fragments: Own<Lock<R, FragmentTable>>,
     /// How many early fragments may go on, readable without the lock.
     early_ready: AtomicU32,
+    /// How many early fragments wait, likewise.
+    early_waiting: AtomicU32,
     replies: Lock<R, TokenBucket>,
     owners: Own<Lock<R, Owners>>,
     /// Whether anything was ever told of owners: most hosts tell the process with the packet.
@@ -138,6 +140,7 @@ impl<R: RawLock> Engine<R> {
                     FragmentTable::try_new(capacities.fragments).map(Lock::new)
                 })?,
                 early_ready: AtomicU32::new(0),
+                early_waiting: AtomicU32::new(0),
                 replies: Lock::new(TokenBucket::new()),
                 owners: Own::try_new("owners", || Owners::try_new().map(Lock::new))?,
                 owners_told: AtomicU32::new(0),
@@ -179,19 +182,21 @@ impl<R: RawLock> Engine<R> {
     // ---- processes ------------------------------------------------------------------------------
 
     /// Says which process a flow belongs to, where the host learns it apart from the packets. It is
-    /// told with the verdict requests of the flow from now on, and stands with the flow if that is
-    /// cached. Up to 4,096 flows of which no packet has come are remembered; the oldest make room.
+    /// told with the verdict requests of the flow that are delivered from now on, and stands with the
+    /// cached flow. The last 4,096 flows told of are remembered.
     pub fn set_owner(&self, flow: &FlowKey, process_id: ProcessId, now: Timestamp) {
         let hash = self.hasher.hash(flow);
-        if !self.flows.set_owner(hash, flow, process_id) {
-            self.owners.lock().set(hash, flow, process_id, now);
-            self.owners_told.store(1, Ordering::Relaxed);
-        }
+        // In this order: a packet that is held meanwhile either finds it in the table, or is found.
+        self.owners.lock().set(hash, flow, process_id, now);
+        self.owners_told.store(1, Ordering::Release);
+        self.packets.lock().set_owner(hash, flow, process_id);
+        self.flows
+            .set_owner(hash, flow, &self.settings, now, process_id);
     }
 
     /// Whose a flow is, if that was told.
     fn owner(&self, hash: u64, flow: &FlowKey) -> Option<ProcessId> {
-        if self.owners_told.load(Ordering::Relaxed) == 0 {
+        if self.owners_told.load(Ordering::Acquire) == 0 {
             return None;
         }
         self.owners.lock().get(hash, flow)
@@ -202,9 +207,11 @@ impl<R: RawLock> Engine<R> {
     pub fn end_flow(&self, flow: &FlowKey) {
         let hash = self.hasher.hash(flow);
         self.flows.end_connection(hash, flow);
-        if self.owners_told.load(Ordering::Relaxed) != 0 {
+        let packets = self.packets.lock();
+        if !packets.is_pending(hash, flow) && self.owners_told.load(Ordering::Acquire) != 0 {
             self.owners.lock().forget(hash, flow);
         }
+        drop(packets);
     }
 
     // ---- redirects ------------------------------------------------------------------------------
@@ -349,8 +356,13 @@ impl<R: RawLock> Engine<R> {
     ) -> Result<Releases<'a, R>, NotHeld> {
         // A clearing from here on forgets this verdict, though it still decides what is held.
         let epoch = self.flows.epoch();
-        let decidable = packets.decidable(id).map(|(slot, info)| {
-            let direction = info.arrival.direction;
+        let decidable = packets.decidable(id).map(|(slot, info, opened)| {
+            // A flow goes the way of its first packet, whichever of it was asked about.
+            let direction = if decision.permanent {
+                opened
+            } else {
+                info.arrival.direction
+            };
             (
                 slot,
                 self.fate(decision.verdict, &info.flow, direction, now),
@@ -364,6 +376,7 @@ impl<R: RawLock> Engine<R> {
         Ok(if decision.permanent {
             let decided = Decided {
                 decision,
+                time: now,
                 fate,
                 epoch,
             };
@@ -392,11 +405,18 @@ impl<R: RawLock> Engine<R> {
         release::abandoned(self)
     }
 
+    /// Whether a packet is held that a reader left behind.
+    pub fn holds_abandoned(&self) -> bool {
+        self.packets.lock().holds_abandoned()
+    }
+
     /// Goes on with a flow whose packets were too many to let go at once, or settles one packet that
-    /// a reader left behind or that has been held up to the hold limit. `None` when there is nothing
+    /// a reader left behind or that has been held up to the hold limit, in turn. `None` when there is nothing
     /// to do now. While packets keep coming there may always be something: callers bound their loop.
     pub fn tick(&self, now: Timestamp) -> Option<Releases<'_, R>> {
-        self.expire_early(Some(now));
+        if self.early_waiting.load(Ordering::Relaxed) > 0 {
+            self.expire_early(Some(now));
+        }
         release::due(self, now)
     }
 

@@ -5,8 +5,8 @@
 use kext_sync::atomic::{AtomicU32, Ordering};
 use kext_sync::{Guard, Lock, RawLock};
 use kext_types::{
-    Capacities, Decision, Direction, Event, FlowKey, PacketId, Reason, RequestInfo, Timestamp,
-    VerdictOutcome,
+    Capacities, Decision, Direction, Event, FlowKey, PacketId, ProcessId, Reason, RequestInfo,
+    Timestamp, VerdictOutcome,
 };
 
 use crate::action::{Action, Fate, Met};
@@ -29,6 +29,18 @@ const PENDING_EACH: usize = 2;
 
 /// Stands where no flow has waited yet.
 const NO_FLOW: Pending = Pending::new(0, Timestamp::from_nanos(0), Direction::Outbound);
+
+/// How many packets are passed over because others of their flow are on their way.
+const PASSED: usize = 64;
+
+/// Which packets are to be settled by policy.
+#[derive(Clone, Copy)]
+pub(crate) enum Due {
+    /// Those that came up to this time.
+    Before(Timestamp),
+    /// Those that a reader left behind.
+    Abandoned,
+}
 
 /// A packet that is being let go. It keeps its slot until it is carried out.
 pub(crate) struct Taken {
@@ -129,6 +141,8 @@ pub(crate) struct PacketCache {
     pending: Table<FlowKey, Pending>,
     /// First and last of the decided flows that nobody lets go any more: for the tick, in turn.
     stalled: Option<(Handle, Handle)>,
+    /// Whether those came first when it was last asked.
+    continue_next: bool,
     ids: Ids,
     flow_packets: u32,
     reader: bool,
@@ -169,6 +183,7 @@ impl PacketCache {
                 || (ANY_FLOW, NO_FLOW),
             )?,
             stalled: None,
+            continue_next: false,
             ids: Ids::try_new(capacities)?,
             flow_packets: capacities.flow_packets,
             reader: false,
@@ -248,6 +263,10 @@ impl PacketCache {
         if !self.blocks.could_fit(bytes.len()) {
             return Hold::Refused(Reason::DroppedTooLarge);
         }
+        // Before others make room for it in vain.
+        let Some(pending) = known.or_else(|| self.new_pending(hash, flow, packet)) else {
+            return Hold::Refused(Reason::DroppedPendingFull);
+        };
         let mut request_raised = false;
         // Bound: a slot or a block is won each time, and MAX_CHAIN blocks are enough.
         for _ in 0..=MAX_CHAIN {
@@ -260,10 +279,16 @@ impl PacketCache {
                 request_raised |= self.follow_up(flow, counters);
             }
         }
-        // It may have lost its last packet to make room.
-        let known = known.filter(|pending| self.pending.get(*pending).is_some());
-        let Some(pending) = known.or_else(|| self.new_pending(hash, flow, packet)) else {
-            return Hold::Refused(Reason::DroppedPendingFull);
+        // The flow may have lost its last packet to make room. An error does not begin one.
+        let pending = if self.pending.get(pending).is_some() {
+            Some(pending)
+        } else if packet.is_about_another {
+            None
+        } else {
+            self.new_pending(hash, flow, packet)
+        };
+        let Some(pending) = pending else {
+            return Hold::Refused(Reason::DroppedPacketCacheFull);
         };
         self.make_room_in_flow(pending, counters);
         let Some(slot) = self.store(pending, flow, packet) else {
@@ -274,7 +299,11 @@ impl PacketCache {
             return Hold::Refused(Reason::DroppedUnsettled);
         };
         flow.packets.push_back(&mut self.slots, slot);
-        flow.stats.add(packet.arrival, &packet.headers, packet.now);
+        if packet.is_about_another {
+            flow.stats.add_traffic(packet.arrival, &packet.headers);
+        } else {
+            flow.stats.add(packet.arrival, &packet.headers, packet.now);
+        }
         if !self.reader {
             self.abandoned = self.ids.last();
         }
@@ -319,6 +348,17 @@ impl PacketCache {
     /// Whether packets of a flow are held.
     pub(crate) fn is_pending(&self, hash: u64, flow: &FlowKey) -> bool {
         self.pending.find(hash, flow).is_some()
+    }
+
+    /// Says whose a flow is that waits for its verdict. `false` if it does not.
+    pub(crate) fn set_owner(&mut self, hash: u64, flow: &FlowKey, process_id: ProcessId) -> bool {
+        match self.pending.find_mut(hash, flow) {
+            Some(pending) => {
+                pending.stats.process_id = Some(process_id);
+                true
+            }
+            None => false,
+        }
     }
 
     fn new_pending(&mut self, hash: u64, flow: &FlowKey, packet: &Presented<'_>) -> Option<Handle> {
@@ -380,9 +420,13 @@ impl PacketCache {
         let Some(slot) = self.requests.front() else {
             return Delivery::Empty;
         };
-        let Some(held) = self.slots.held(slot) else {
+        let Some(held) = self.slots.held_mut(slot) else {
             return Delivery::Empty;
         };
+        // It may have been told since the packet came.
+        let told = self.pending.get(held.pending);
+        let told = told.and_then(|flow| flow.stats.process_id);
+        held.info.arrival.process_id = held.info.arrival.process_id.or(told);
         let delivered = deliver(&HeldPacket {
             info: &held.info,
             blocks: &self.blocks,
@@ -400,18 +444,22 @@ impl PacketCache {
 
     // ---- letting go -----------------------------------------------------------------------------
 
-    /// The slot of the packet that a verdict names, and what is known of it, if no verdict for its flow
-    /// came before.
-    pub(crate) fn decidable(&self, id: PacketId) -> Result<(u32, &RequestInfo), NotHeld> {
+    /// The slot of the packet that a verdict names, what is known of it, and which way its flow's first
+    /// packet went, if no verdict for its flow came before.
+    pub(crate) fn decidable(
+        &self,
+        id: PacketId,
+    ) -> Result<(u32, &RequestInfo, Direction), NotHeld> {
         let not_held = || self.ids.end(id);
         let slot = self.find(id).ok_or_else(not_held)?;
         let held = self.slots.held(slot).ok_or_else(not_held)?;
-        match self.pending.get(held.pending).and_then(|flow| flow.decided) {
+        let flow = self.pending.get(held.pending).ok_or_else(not_held)?;
+        match flow.decided {
             Some(decided) => Err(NotHeld {
                 outcome: VerdictOutcome::AlreadyDecided,
                 first: decided.decision.number(),
             }),
-            None => Ok((slot, &held.info)),
+            None => Ok((slot, &held.info, flow.stats.opened)),
         }
     }
 
@@ -436,27 +484,32 @@ impl PacketCache {
         Some(taken)
     }
 
-    /// Takes the oldest packet, or none if it came after `before` or if others of its flow are on
-    /// their way: it must not overtake them. The caller lets it go, then calls [`PacketCache::next`].
-    pub(crate) fn take_oldest(
-        &mut self,
-        before: Option<Timestamp>,
-        outcome: VerdictOutcome,
-    ) -> Option<Taken> {
-        if before.is_some() {
-            self.due_before = before;
+    /// Takes the oldest packet of those that are due, but for flows of which others are on their way: it
+    /// must not overtake them. The caller lets it go, then calls [`PacketCache::next`].
+    pub(crate) fn take_oldest(&mut self, due: Due) -> Option<Taken> {
+        if let Due::Before(time) = due {
+            self.due_before = Some(time);
         }
-        let slot = self.by_age.front()?;
-        let held = self.slots.held(slot)?;
-        if before.is_some_and(|before| held.info.time > before) {
-            return None;
+        let mut next = self.by_age.front();
+        // Bound: PASSED.
+        for _ in 0..PASSED {
+            let slot = next?;
+            let held = self.slots.held(slot)?;
+            let (is_due, outcome) = match due {
+                Due::Before(time) => (held.info.time <= time, VerdictOutcome::Expired),
+                Due::Abandoned => (self.is_abandoned(slot), VerdictOutcome::Abandoned),
+            };
+            if !is_due {
+                return None;
+            }
+            if self.pending.get(held.pending)?.releasing == 0 {
+                let taken = self.take(slot, outcome, 0)?;
+                self.begin_release(taken.pending);
+                return Some(taken);
+            }
+            next = List::<AGE>::after(&mut self.slots, slot);
         }
-        if self.pending.get(held.pending)?.releasing > 0 {
-            return None;
-        }
-        let taken = self.take(slot, outcome, 0)?;
-        self.begin_release(taken.pending);
-        Some(taken)
+        None
     }
 
     fn begin_release(&mut self, flow: Handle) {
@@ -517,6 +570,19 @@ impl PacketCache {
                 (first, handle)
             }
         });
+    }
+
+    /// Whether packets of a flow are held.
+    pub(crate) fn has_packets(&self, flow: Handle) -> bool {
+        let flow = self.pending.get(flow);
+        flow.is_some_and(|flow| !flow.packets.is_empty())
+    }
+
+    /// Whose turn it is: flows that were left to the tick and packets that are due take turns, or one
+    /// flow that does not end would keep all others waiting.
+    pub(crate) fn continues_first(&mut self) -> bool {
+        self.continue_next = !self.continue_next;
+        self.continue_next
     }
 
     /// A flow that was left to the tick, to be let go by [`PacketCache::next`].

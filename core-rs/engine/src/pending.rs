@@ -30,6 +30,8 @@ pub(crate) struct Pending {
 #[derive(Clone, Copy)]
 pub(crate) struct Decided {
     pub(crate) decision: Decision,
+    /// When it was given.
+    pub(crate) time: Timestamp,
     /// What it means for the flow's packets.
     pub(crate) fate: Fate,
     /// The verdict cache's epoch when it was given: a verdict from before a clearing is not cached.

@@ -5,7 +5,7 @@ use kext_types::{Event, Policy, Timestamp, VerdictOutcome};
 
 use crate::action::{self, Action, PolicyReasons, Release, Settled};
 use crate::counters::Tally;
-use crate::packet_cache::{Next, PacketCache, Taken};
+use crate::packet_cache::{Due, Next, PacketCache, Taken};
 use crate::table::Handle;
 use crate::{Engine, NotHeld};
 
@@ -59,6 +59,12 @@ impl<'a, R: RawLock> Releases<'a, R> {
         Self::new(engine, counters, first, flow)
     }
 
+    /// The same, but at most so many packets; what remains is left to the tick.
+    pub fn at_most(mut self, packets: u32) -> Self {
+        self.budget = self.budget.min(packets);
+        self
+    }
+
     /// The next packet, with its bytes in a buffer from `allocate` where they are needed.
     ///
     /// `allocate` runs under the packet cache's lock: it must not wait, and must not call the engine.
@@ -84,7 +90,8 @@ impl<'a, R: RawLock> Releases<'a, R> {
             first
         } else {
             let flow = self.flow.take()?;
-            if self.budget == 0 {
+            // A flow that has ended is ended here: the tick need not look at it.
+            if self.budget == 0 && packets.has_packets(flow) {
                 packets.stall(flow, counters);
                 return None;
             }
@@ -135,42 +142,53 @@ pub(crate) fn abandoned<R: RawLock>(engine: &Engine<R>) -> Option<Releases<'_, R
     if !packets.holds_abandoned() {
         return None;
     }
-    // Its flow may be one of these.
-    if let Some(flow) = packets.unstall() {
-        return Some(Releases::of_flow(
-            engine,
-            engine.counters.shared(),
-            Some(flow),
-        ));
-    }
-    take_abandoned(engine, &mut packets)
+    // Its flow may be one of those that were left.
+    in_turn(engine, &mut packets, |packets| {
+        take_abandoned(engine, packets)
+    })
 }
 
 /// The next thing that time has brought about.
 pub(crate) fn due<R: RawLock>(engine: &Engine<R>, now: Timestamp) -> Option<Releases<'_, R>> {
     let mut packets = engine.packets.lock();
-    if let Some(flow) = packets.unstall() {
-        return Some(Releases::of_flow(
+    in_turn(engine, &mut packets, |packets| {
+        if packets.holds_abandoned() {
+            return take_abandoned(engine, packets);
+        }
+        let limit = u64::try_from(engine.settings.hold_limit().as_nanos()).unwrap_or(u64::MAX);
+        let before = Timestamp::from_nanos(now.as_nanos().checked_sub(limit)?);
+        let taken = packets.take_oldest(Due::Before(before))?;
+        let policy = engine.settings.policies().hold_limit();
+        Some(by_policy(engine, taken, policy, &action::HOLD_LIMIT))
+    })
+}
+
+/// A flow that was left to the tick, or what is to be settled, in turn.
+fn in_turn<'a, R: RawLock>(
+    engine: &'a Engine<R>,
+    packets: &mut PacketCache,
+    settle: impl Fn(&mut PacketCache) -> Option<Releases<'a, R>>,
+) -> Option<Releases<'a, R>> {
+    let left = |packets: &mut PacketCache| {
+        let flow = packets.unstall()?;
+        Some(Releases::of_flow(
             engine,
             engine.counters.shared(),
             Some(flow),
-        ));
+        ))
+    };
+    if packets.continues_first() {
+        left(packets).or_else(|| settle(packets))
+    } else {
+        settle(packets).or_else(|| left(packets))
     }
-    if packets.holds_abandoned() {
-        return take_abandoned(engine, &mut packets);
-    }
-    let limit = u64::try_from(engine.settings.hold_limit().as_nanos()).unwrap_or(u64::MAX);
-    let before = Timestamp::from_nanos(now.as_nanos().checked_sub(limit)?);
-    let taken = packets.take_oldest(Some(before), VerdictOutcome::Expired)?;
-    let policy = engine.settings.policies().hold_limit();
-    Some(by_policy(engine, taken, policy, &action::HOLD_LIMIT))
 }
 
 fn take_abandoned<'a, R: RawLock>(
     engine: &'a Engine<R>,
     packets: &mut PacketCache,
 ) -> Option<Releases<'a, R>> {
-    let taken = packets.take_oldest(None, VerdictOutcome::Abandoned)?;
+    let taken = packets.take_oldest(Due::Abandoned)?;
     let policy = engine.settings.policies().no_reader();
     Some(by_policy(engine, taken, policy, &action::NO_READER))
 }

@@ -1,7 +1,8 @@
 //! The verdict cache: flows whose fate is known.
 //!
-//! Clearing it is a new epoch: flows of an older one are dead, and were all seen before any live one,
-//! so that they make room first, unless they have been dead for hours and their stamps have wrapped.
+//! Clearing it is a new epoch: flows of an older one are dead, and were mostly seen before any live
+//! one, so that they make room first; not where a flow waited for its verdict while the cache was
+//! cleared, or where they have been dead for hours and their stamps have wrapped.
 
 use kext_packet::Headers;
 use kext_sync::RawLock;
@@ -16,7 +17,7 @@ use crate::classify::Presented;
 use crate::counters::Tally;
 use crate::events::FlowEvents;
 use crate::flow_stats::FlowStats;
-use crate::flow_table::{FlowTable, Found};
+use crate::flow_table::{FlowTable, Found, New};
 use crate::memory::OutOfMemory;
 use crate::pending::{Decided, Pending};
 use crate::redirect::WayBack;
@@ -263,6 +264,8 @@ impl<R: RawLock> VerdictCache<R> {
     ) {
         let Pending { hash, stats, .. } = *pending;
         let Decided { fate, epoch, .. } = *decided;
+        // Its last packet may have come long before, and before all that is cached.
+        let now = decided.time.max(stats.last_seen);
         let Some(inserting) = self.flows.inserting(hash) else {
             return;
         };
@@ -275,8 +278,15 @@ impl<R: RawLock> VerdictCache<R> {
             standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
             return;
         }
-        inserting.insert(*key, fate, FlowOrigin::Verdict, epoch, stats, |leaving| {
-            self.makes_room(leaving, settings, stats.last_seen, counters);
+        let flow = New {
+            key: *key,
+            fate,
+            origin: FlowOrigin::Verdict,
+            epoch,
+            stats,
+        };
+        inserting.insert(flow, now, |leaving| {
+            self.makes_room(leaving, settings, now, counters);
         });
     }
 
@@ -315,7 +325,14 @@ impl<R: RawLock> VerdictCache<R> {
             return true;
         }
         counters.count(Event::FlowCached);
-        inserting.insert(key, fate, origin, epoch, stats, |leaving| {
+        let flow = New {
+            key,
+            fate,
+            origin,
+            epoch,
+            stats,
+        };
+        inserting.insert(flow, now, |leaving| {
             self.makes_room(leaving, settings, now, counters);
         });
         true
@@ -336,14 +353,21 @@ impl<R: RawLock> VerdictCache<R> {
         cached.then_some(found.stats().opened)
     }
 
-    /// Says whose a cached flow is. `false` if it is not cached.
-    pub(crate) fn set_owner(&self, hash: u64, key: &FlowKey, process_id: ProcessId) -> bool {
-        match self.flows.find(hash, key) {
-            Some(mut found) if found.epoch() == self.epoch() => {
-                found.count(|stats| stats.process_id = Some(process_id));
-                true
-            }
-            _ => false,
+    /// Says whose a cached flow is.
+    pub(crate) fn set_owner(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        now: Timestamp,
+        process_id: ProcessId,
+    ) {
+        if let Some(mut found) = self.flows.find(hash, key)
+            && found.epoch() == self.epoch()
+            && found.has_verdict()
+            && !found.is_idle(settings, now)
+        {
+            found.count(|stats| stats.process_id = Some(process_id));
         }
     }
 

@@ -616,3 +616,72 @@ fn everything_at_once() {
         assert!(events.event(Event::VerdictUnknownId) == 0);
     });
 }
+
+/// Whoever raises a request wakes readers by what the engine says: none may sleep beside a request.
+#[test]
+fn no_reader_sleeps_beside_a_request() {
+    explore(|| {
+        let scene = Scene::new(Config::default());
+        let id = scene.ask(0, 1);
+        assert_eq!(scene.present(0, 2), None);
+        let woken = AtomicBool::new(false);
+        let wake = || woken.store(true, Ordering::SeqCst);
+        let read = || {
+            woken.store(false, Ordering::SeqCst);
+            while scene.request().is_some() {}
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let lane = scene.engine.lane(1);
+                for flow in 1..4 {
+                    let local = format!("192.0.2.10:{}", 10_000 + flow);
+                    let packet = udp_of(&local, THERE, &1_u64.to_be_bytes());
+                    let arrival = arrival(Direction::Outbound);
+                    let now = Timestamp::from_nanos(START);
+                    match scene
+                        .engine
+                        .classify_on(&lane, &packet, packet.len(), &arrival, now)
+                    {
+                        Classified::Held {
+                            request_raised: true,
+                        } => wake(),
+                        _ => panic!("it is asked for"),
+                    }
+                }
+            });
+            scope.spawn(|| {
+                {
+                    let lane = scene.engine.lane(63);
+                    let (first, releases) = scene
+                        .engine
+                        .decide_on(
+                            &lane,
+                            id,
+                            once(Verdict::Accept),
+                            Timestamp::from_nanos(START),
+                            |len| Some(vec![0; len]),
+                        )
+                        .unwrap();
+                    let release = first.unwrap();
+                    scene.went(0, &release.buffer.unwrap());
+                    let reason = reason(&release.settled.action);
+                    release.settled.obligation.end(reason);
+                    scene.let_go(releases, ALL);
+                }
+                if scene.engine.queued_requests() > 0 {
+                    wake();
+                }
+            });
+            scope.spawn(|| {
+                read();
+                read();
+            });
+        });
+        scene.check();
+        assert!(
+            woken.load(Ordering::SeqCst) || scene.engine.queued_requests() == 0,
+            "asleep beside a request"
+        );
+        scene.close();
+    });
+}

@@ -34,7 +34,10 @@ impl<H: Host> Extension<H> {
     ) -> Classification {
         let now = self.host.now();
         let classified = self.engine.classify_on(lane, bytes, on_wire, arrival, now);
-        let leading = if self.engine.has_early() {
+        // Not one that comes by again because we injected it, nor one that is blocked for its fragments:
+        // whoever presented the first one has yet to let it go.
+        let leads = arrival.passes == 0 && !is_blocked_fragment(&classified);
+        let leading = if leads && self.engine.has_early() {
             first_fragment(bytes, on_wire)
         } else {
             None
@@ -57,6 +60,27 @@ impl<H: Host> Extension<H> {
             self.let_early_go(&first, arrival.direction);
         }
         classification
+    }
+
+    /// Whether a packet that this machine sends to itself is also to be presented as one that comes.
+    ///
+    /// A host that sees such a packet leave and come presents it once, as it leaves. But the answers
+    /// of a redirect target on this machine, and ICMP errors about what was sent there, are given their
+    /// flow's own addresses as they come; this says which may be such.
+    pub fn may_answer_redirect(&self, bytes: &[u8], on_wire: usize) -> bool {
+        let Ok(headers) = Headers::parse(bytes, on_wire) else {
+            return false;
+        };
+        if headers.is_icmp_error() {
+            return true;
+        }
+        let config = self.engine.config();
+        [config.redirect_dns, config.redirect_tunnel]
+            .iter()
+            .any(|target| {
+                headers.source_port == target.port
+                    && headers.source == target.address(headers.version, headers.destination)
+            })
     }
 
     /// A first fragment that others may wait for: if the host let it go itself, they could overtake it.
@@ -129,7 +153,13 @@ impl<H: Host> Extension<H> {
     ) -> Classification {
         let (reason, classification) = match settled.action {
             Action::Permit(reason) => (reason, Classification::Permit(reason)),
-            Action::Drop(reason) => (reason, Classification::Discard(reason)),
+            Action::Drop(reason) => {
+                // Others made room for it, and what is asked in their place waits for a reader.
+                if reason == Reason::DroppedPacketCacheFull {
+                    self.wake_readers();
+                }
+                (reason, Classification::Discard(reason))
+            }
             Action::Block(reason) => {
                 self.reply(bytes, headers, arrival);
                 (reason, Classification::Discard(reason))
@@ -291,6 +321,15 @@ impl<H: Host> Extension<H> {
             (Ok(()), ReplyKind::Unreachable) => Event::InjectedUnreachable,
         }
     }
+}
+
+/// Whether a packet is blocked because of what is wrong with its fragments.
+fn is_blocked_fragment(classified: &Classified<'_>) -> bool {
+    matches!(
+        classified,
+        Classified::Settled { settled, .. }
+            if settled.action == Action::Block(Reason::BlockedFragment)
+    )
 }
 
 /// The headers of a first fragment, if this is one.

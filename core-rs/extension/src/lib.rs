@@ -30,6 +30,9 @@ pub use kext_engine::Lane;
 /// How many due packets one [`Extension::tick`] settles.
 pub const TICK_LIMIT: usize = 64;
 
+/// How many of them may be of one flow in a row.
+const TICK_EACH: u32 = 16;
+
 /// Nobody has the handle.
 const CLOSED: u8 = 0;
 /// Its owner reads.
@@ -106,6 +109,19 @@ impl<H: Host> Extension<H> {
             self.settle_abandoned();
             self.engine.drop_early();
             self.engine.keep_events(false);
+            self.end_closing();
+        }
+    }
+
+    /// Nobody has the handle, and what its last owner left behind is settled. Right after a close this
+    /// is not so while another thread lets a packet go; the tick settles the rest of its flow then.
+    pub fn is_closed(&self) -> bool {
+        self.handle.load(Ordering::Acquire) == CLOSED
+    }
+
+    /// The handle is closed once nothing is held that its owner left behind.
+    fn end_closing(&self) {
+        if self.handle.load(Ordering::Acquire) == CLOSING && !self.engine.holds_abandoned() {
             self.change(&[CLOSING], CLOSED);
         }
     }
@@ -152,14 +168,18 @@ impl<H: Host> Extension<H> {
     /// is due at once. To be called about every 100 ms.
     pub fn tick(&self) -> bool {
         let now = self.host.now();
-        // Bound: TICK_LIMIT.
-        for _ in 0..TICK_LIMIT {
-            match self.engine.tick(now) {
-                Some(releases) => self.let_go(releases),
-                None => return false,
-            }
+        let mut left = TICK_LIMIT as u32;
+        // Bound: TICK_LIMIT, as each turn counts for one packet at least.
+        while left > 0 {
+            let Some(releases) = self.engine.tick(now) else {
+                break;
+            };
+            let gone = self.end_all(releases.at_most(left.min(TICK_EACH)));
+            left = left.saturating_sub(gone.max(1));
         }
-        true
+        self.wake_readers();
+        self.end_closing();
+        left == 0
     }
 
     /// Lets packets go as the engine says, in order, then wakes readers if that raised requests.
@@ -168,11 +188,15 @@ impl<H: Host> Extension<H> {
         self.wake_readers();
     }
 
-    fn end_all(&self, mut releases: Releases<'_, H::Lock>) {
+    /// Says how many there were.
+    fn end_all(&self, mut releases: Releases<'_, H::Lock>) -> u32 {
+        let mut count = 0;
         // Bound: the releases' own budget.
         while let Some(release) = releases.next(|len| self.host.allocate(len)) {
             self.end_held(release);
+            count += 1;
         }
+        count
     }
 
     fn wake_readers(&self) {

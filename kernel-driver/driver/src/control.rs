@@ -53,6 +53,8 @@ impl Requests for Kext {
 
     fn shutdown(&self, _: &Passive, request: Request) -> Answered {
         self.extension.close();
+        // Waiting reads find that nobody reads any more.
+        self.reads().wake();
         request.complete(STATUS_SUCCESS, 0)
     }
 }

@@ -5,15 +5,27 @@
 //! | `kext` | the parts that live from loading to unloading, and the order of both |
 //! | `control` | requests of programs to the extension's dispatcher |
 //! | `reads` | requests that wait, and what ends their waiting |
-//! | `host` | the extension to clock, randomness and packets |
+//! | `host` | the extension to clock, randomness and packets that leave |
+//! | `filtering` | callouts and filters to the filter engine |
+//! | `packets` | packets that the filter engine shows to the extension |
+//! | `flows` | processes and ends of connections, as the filter engine knows them |
+//! | `checksums` | checksums that were left to the network card |
 //! | `runtime` | what Rust wants of a program without an operating system under it |
 
 #![no_std]
 #![cfg(target_arch = "x86_64")]
+// The names of protocols are not code.
+#![allow(clippy::doc_markdown)]
 
+extern crate alloc;
+
+mod checksums;
 mod control;
+mod filtering;
+mod flows;
 mod host;
 mod kext;
+mod packets;
 mod reads;
 mod runtime;
 

@@ -368,6 +368,7 @@ imports! {
     [..=DISPATCH_LEVEL] fn IofCompleteRequest(Irp: *mut IRP, PriorityBoost: i8);
     [..=DISPATCH_LEVEL] fn IoAcquireCancelSpinLock(Irql: *mut KIRQL);
     [DISPATCH_LEVEL..=DISPATCH_LEVEL] fn IoReleaseCancelSpinLock(Irql: KIRQL);
+    /// 0 where there is no process. Export seen in mingw's import library only.
     [..=DISPATCH_LEVEL] fn IoGetRequestorProcessId(Irp: *mut IRP) -> u32;
     [..=PASSIVE_LEVEL] fn IoRegisterShutdownNotification(DeviceObject: *mut DEVICE_OBJECT) -> NTSTATUS;
     [..=PASSIVE_LEVEL] fn IoUnregisterShutdownNotification(DeviceObject: *mut DEVICE_OBJECT);

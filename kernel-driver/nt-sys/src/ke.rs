@@ -131,6 +131,7 @@ imports! {
     );
     [DISPATCH_LEVEL..=DISPATCH_LEVEL] fn KeAcquireSpinLockAtDpcLevel(SpinLock: *mut KSPIN_LOCK);
     [DISPATCH_LEVEL..=DISPATCH_LEVEL] fn KeReleaseSpinLockFromDpcLevel(SpinLock: *mut KSPIN_LOCK);
+    /// Export seen in mingw's import library only.
     [DISPATCH_LEVEL..=DISPATCH_LEVEL] fn KeTryToAcquireSpinLockAtDpcLevel(
         SpinLock: *mut KSPIN_LOCK,
     ) -> BOOLEAN;
@@ -216,7 +217,8 @@ imports! {
     /// The number counts over all groups. It holds only at `DISPATCH_LEVEL` and above.
     [..=HIGH_LEVEL] fn KeGetCurrentProcessorNumberEx(ProcNumber: *mut PROCESSOR_NUMBER) -> u32;
     [..=HIGH_LEVEL] fn KeQueryActiveProcessorCountEx(GroupNumber: u16) -> u32;
-    /// As many as there ever can be, for tables with a place for each.
+    /// As many as there ever can be, for tables with a place for each. Export seen in mingw's import
+    /// library only.
     [..=HIGH_LEVEL] fn KeQueryMaximumProcessorCountEx(GroupNumber: u16) -> u32;
 
     [..=HIGH_LEVEL] fn KeBugCheckEx(

@@ -15,6 +15,7 @@ use crate::fwps::*;
 use crate::io::*;
 use crate::ke::*;
 use crate::ndis::*;
+use crate::rtl::*;
 use crate::se::*;
 use crate::types::*;
 
@@ -247,6 +248,18 @@ layouts! {
     KLOCK_QUEUE_HANDLE: 24, align 8, "two-sources; mingw, metadata, wdk-header-data" {
         0 16 LockQueue,
         16 1 OldIrql,
+    }
+    PROCESSOR_NUMBER: 4, align 2, "one-source; mingw" {
+        0 2 Group,
+        2 1 Number,
+    }
+    KDEVICE_QUEUE: 40, align 8, "computed from DEVICE_OBJECT" {
+        8 16 DeviceListHead,
+    }
+    KEY_VALUE_PARTIAL_INFORMATION: 16, align 4, "one-source; mingw" {
+        4 4 Type,
+        8 4 DataLength,
+        12 1 Data,
     }
     KSPIN_LOCK_QUEUE: 16, align 8, "two-sources; mingw, metadata" {
         0 8 Next,
@@ -576,6 +589,10 @@ layouts! {
         12 4 cmsg_type,
     }
     SOCKADDR_INET: 28, align 4, "one-source; mingw" {
+    }
+    IP_ADDRESS_PREFIX: 32, align 4, "computed from FWPS_INCOMING_METADATA_VALUES0" {
+        0 28 Prefix,
+        28 1 PrefixLength,
     }
     IN_PKTINFO: 8, align 4, "one-source; metadata, learn-ddi" {
         0 4 ipi_addr,

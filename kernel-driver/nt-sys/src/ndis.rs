@@ -1,6 +1,6 @@
 //! Packets: net buffers, lists of them, and their pools.
 
-use crate::io::MDL;
+use crate::io::{DRIVER_OBJECT, MDL};
 use crate::types::{BOOLEAN, HANDLE, PVOID};
 
 pub type NDIS_STATUS = i32;
@@ -143,13 +143,21 @@ pub type NET_BUFFER_FREE_MDL_HANDLER = unsafe extern "win64" fn(Mdl: *mut MDL);
 imports! {
     "ndis.sys";
 
-    /// Null if there is no memory.
+    /// Null if there is no memory. The handle may be null.
     [..=DISPATCH_LEVEL] fn NdisAllocateNetBufferListPool(
         NdisHandle: HANDLE,
         Parameters: *const NET_BUFFER_LIST_POOL_PARAMETERS,
     ) -> HANDLE;
     /// Only when every list of the pool was freed.
     [..=DISPATCH_LEVEL] fn NdisFreeNetBufferListPool(PoolHandle: HANDLE);
+    /// For a driver that is not registered with NDIS: what pools take as their handle. `Size` is at
+    /// least that of its header.
+    [..=DISPATCH_LEVEL] fn NdisAllocateGenericObject(
+        DriverObject: *mut DRIVER_OBJECT,
+        Tag: u32,
+        Size: u16,
+    ) -> PVOID;
+    [..=DISPATCH_LEVEL] fn NdisFreeGenericObject(NdisObject: PVOID);
     /// May allocate an MDL and fail with `NDIS_STATUS_RESOURCES`; not if the packet already has the
     /// memory.
     [..=DISPATCH_LEVEL] fn NdisRetreatNetBufferDataStart(

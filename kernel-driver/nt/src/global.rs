@@ -43,6 +43,8 @@ impl<T: Sync> Global<T> {
 
     /// Takes the value out.
     ///
+    /// IRQL: any; dropping what is taken needs what the value does.
+    ///
     /// # Safety
     ///
     /// No reference to it is used from now on: every callback that could have one is over.

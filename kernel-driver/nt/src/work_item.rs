@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use kext_nt_sys::io::{self, DEVICE_OBJECT};
 use kext_nt_sys::types::{IO_WORKITEM, PVOID};
@@ -19,8 +19,8 @@ pub struct WorkItem<T: 'static>(Box<Inner<T>>);
 
 struct Inner<T: 'static> {
     item: NonNull<IO_WORKITEM>,
-    /// Whether it waits to be called.
-    queued: AtomicBool,
+    /// How many times it was asked for since it began last.
+    asked: AtomicU32,
     calls: Rundown,
     state: &'static Global<T>,
     run: fn(&T, &Passive),
@@ -47,7 +47,7 @@ impl<T: Sync + 'static> WorkItem<T> {
         let item = NonNull::new(item).ok_or(Status::NO_MEMORY)?;
         let inner = try_box(Inner {
             item,
-            queued: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
             calls,
             state,
             run,
@@ -59,20 +59,18 @@ impl<T: Sync + 'static> WorkItem<T> {
         inner.map(Self)
     }
 
-    /// Has the function called soon, once for however many calls of this before that. Nothing is
-    /// called after [`WorkItem::stop`].
+    /// Has the function called soon, once for however many calls of this before that. It never runs
+    /// twice at once, and nothing is called after [`WorkItem::stop`].
     ///
     /// IRQL: up to `DISPATCH_LEVEL`.
     pub fn queue(&self) {
         let inner = &*self.0;
-        if inner.queued.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        if !inner.calls.begin() {
+        if inner.asked.fetch_add(1, Ordering::AcqRel) != 0 || !inner.calls.begin() {
             return;
         }
         let context = (&raw const *inner).cast_mut().cast();
-        // SAFETY: the item is not queued, as the flag says, and its handle waits for the call.
+        // SAFETY: the item is neither queued nor running, as the count says, and its handle waits for
+        // the call.
         unsafe {
             io::IoQueueWorkItem(
                 inner.item.as_ptr(),
@@ -107,11 +105,16 @@ impl<T> Drop for WorkItem<T> {
 unsafe extern "win64" fn call<T: Sync + 'static>(_: *mut DEVICE_OBJECT, context: PVOID) {
     // SAFETY: the context is the box of the handle, which waits for this call before it goes.
     let inner = unsafe { &*context.cast::<Inner<T>>() };
-    // Whoever asks from here on is called again: this call may have looked already.
-    inner.queued.store(false, Ordering::Release);
-    if let Some(state) = inner.state.get() {
-        // SAFETY: work items run at PASSIVE_LEVEL.
-        (inner.run)(state, &unsafe { Passive::assume() });
+    // Bound: as many calls of `queue` as come while it runs.
+    loop {
+        let asked = inner.asked.load(Ordering::Acquire);
+        if let Some(state) = inner.state.get() {
+            // SAFETY: work items run at PASSIVE_LEVEL.
+            (inner.run)(state, &unsafe { Passive::assume() });
+        }
+        if inner.asked.fetch_sub(asked, Ordering::AcqRel) == asked {
+            break;
+        }
     }
     inner.calls.end();
 }

@@ -2,20 +2,29 @@
 //!
 //! The input is a list of operations: a byte chooses one, the next few are its arguments. What the
 //! engine should answer is the model's matter (`core-rs/engine/tests/model`); this asks less of
-//! it, but on every kind of packet, whole or in pieces, and with every operation there is.
+//! it, but on every kind of packet, whole or in pieces, with a cache that overflows, and with every
+//! operation there is.
+
+#[path = "events.rs"]
+mod events;
+#[path = "packets.rs"]
+mod packets;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use kext_engine::{
     Action, Classified, Delivery, EARLY_FRAGMENTS, EarlyFragment, Engine, NotHeld, Releases,
 };
-use kext_packet::testing::{self, Tcp};
-use kext_packet::{Headers, TcpFlags, rewrite};
+use kext_packet::{Headers, rewrite, testing};
 use kext_types::{
-    Arrival, Capacities, Config, Decision, Direction, FlowKey, FragmentPolicy, Interface, PacketId,
-    Policy, ProcessId, Reason, Special, Timestamp, Verdict, VerdictOutcome,
+    Address, Arrival, Capacities, Config, Decision, Direction, FlowInfo, FlowKey, FlowOrigin,
+    FragmentPolicy, Interface, PacketId, Policy, ProcessId, Reason, RedirectTarget, Special,
+    Timestamp, Traffic, Verdict, VerdictOutcome,
 };
+
+use events::Ledger;
+use packets::{build, error_about, packet_of};
 
 type Mutex = parking_lot::RawMutex;
 
@@ -26,10 +35,14 @@ const CAPACITIES: Capacities = Capacities {
     flow_packets: 4,
     fragments: 16,
 };
+/// The clock's start.
+const START: u64 = 1_700_000_000_000_000_000;
 /// Longer inputs say no more.
 const MAX_OPERATIONS: usize = 512;
 /// Ids remembered for verdicts that come late.
 const IDS: usize = 32;
+/// Flows that floods bring, in all: more than the cache has room for, and than events can wait.
+const FLOOD: u16 = 4_096;
 
 /// The rest of the input.
 struct Input<'a>(&'a [u8]);
@@ -57,6 +70,7 @@ pub(crate) fn operate(bytes: &[u8]) {
             break;
         }
         scene.check();
+        scene.observe();
     }
     scene.close();
 }
@@ -71,6 +85,14 @@ struct Scene {
     ids: Vec<PacketId>,
     flows: Vec<FlowKey>,
     cursor: u64,
+    ledger: Ledger,
+    /// When it last looked at the cache.
+    observed: u64,
+    /// When the first of the verdicts was given that the tick may still have to carry out.
+    left_to_tick: Option<u64>,
+    /// Whether this operation has presented packets.
+    presented: bool,
+    flooded: u16,
 }
 
 impl Scene {
@@ -79,13 +101,18 @@ impl Scene {
         engine.set_reader(true);
         Self {
             engine,
-            now: 1_700_000_000_000_000_000,
+            now: START,
             put_in: 0,
             let_go: 0,
             gone: HashSet::new(),
             ids: Vec::new(),
             flows: Vec::new(),
             cursor: 0,
+            ledger: Ledger::default(),
+            observed: START,
+            left_to_tick: None,
+            presented: false,
+            flooded: 0,
         }
     }
 
@@ -93,9 +120,20 @@ impl Scene {
         Timestamp::from_nanos(self.now)
     }
 
+    fn observe(&mut self) {
+        let from = self.observed.min(self.left_to_tick.unwrap_or(u64::MAX));
+        let times = [from, self.now].map(Timestamp::from_nanos);
+        self.ledger.observe(&self.engine, times, self.presented);
+        (self.observed, self.presented) = (self.now, false);
+    }
+
     /// `None` at the end of the input.
     fn step(&mut self, input: &mut Input<'_>) -> Option<()> {
-        match input.byte()? % 20 {
+        let operation = input.byte()?;
+        if let Some(rare) = operation.checked_sub(240) {
+            return self.rare_step(rare, input);
+        }
+        match operation % 20 {
             0..=5 => self.present_built(input)?,
             6 => self.present_raw(input)?,
             7 => self.present_fragment(input)?,
@@ -114,9 +152,28 @@ impl Scene {
                 _ => self.engine.set_reader(true),
             },
             16 => self.update(input.byte()?, input.byte()?),
-            17 => self.engine.clear_cache(),
+            17 => {
+                self.engine.clear_cache();
+                self.ledger.clear();
+            }
             18 => self.list(input.byte()?),
             _ => self.ask(input.byte()?),
+        }
+        Some(())
+    }
+
+    /// What came later, or would take too much of the time. Stored inputs mean what they did.
+    fn rare_step(&mut self, rare: u8, input: &mut Input<'_>) -> Option<()> {
+        match rare {
+            0 | 1 => self.ledger.keep(&self.engine, input.byte()? % 4 != 0),
+            2 => self.ledger.hoard(&self.engine, input.byte()? % 4 != 0),
+            3 | 4 => self.look_up(input.byte()?),
+            5 | 6 => self.flood(input.byte()?),
+            7..=9 => self.present_error(input)?,
+            10 | 11 => self.present_answer(input.byte()?, input.byte()?),
+            12 | 13 => self.limit(input.byte()?, input.byte()?),
+            14 => self.reopen(),
+            _ => self.engine.drop_early(),
         }
         Some(())
     }
@@ -156,7 +213,91 @@ impl Scene {
         Some(())
     }
 
+    /// An ICMP error about a built packet that goes the other way, whole or without its end.
+    fn present_error(&mut self, input: &mut Input<'_>) -> Option<()> {
+        let (ends, kind, arrival) = (input.byte()?, input.byte()?, input.byte()?);
+        let cut = usize::from(input.byte()? & 0x3f);
+        let quoted = build(ends, kind);
+        self.present_about(quoted.get(..quoted.len() - cut.min(quoted.len()))?, arrival);
+        Some(())
+    }
+
+    fn present_about(&mut self, quoted: &[u8], arrival: u8) {
+        if let Some(error) = error_about(quoted) {
+            self.present(&error, error.len(), arrival);
+        }
+    }
+
+    /// A packet of the flow of the answers to a redirected one, or an ICMP error about one.
+    fn present_answer(&mut self, which: u8, arrival: u8) {
+        let mut ways_back = Vec::new();
+        self.engine.list_flows(0, |info| {
+            if info.origin == FlowOrigin::WayBack {
+                ways_back.push(info.flow);
+            }
+            ways_back.len() <= usize::from(which & 0x7f)
+        });
+        let Some(flow) = ways_back.last() else {
+            return;
+        };
+        let inbound = arrival & 1 != 0;
+        if which & 0x80 == 0 {
+            let packet = packet_of(flow, inbound);
+            self.present(&packet, packet.len(), arrival);
+        } else {
+            self.present_about(&packet_of(flow, !inbound), arrival);
+        }
+    }
+
+    /// Many flows, each of which is permitted for good, if somebody is there to ask.
+    fn flood(&mut self, eights: u8) {
+        for _ in 0..=u16::from(eights) * 8 {
+            if self.flooded == FLOOD {
+                return;
+            }
+            self.flooded += 1;
+            self.now += 5_000;
+            let source = SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 20_000 + self.flooded);
+            let destination = SocketAddr::new(Ipv4Addr::new(192, 0, 2, 2).into(), 443);
+            let mut out = [0; 64];
+            let packet = testing::udp(&mut out, source, destination, &[0; 16]);
+            self.present(packet, packet.len(), 0);
+            // Bound: the requests that can wait.
+            for _ in 0..CAPACITIES.packets {
+                if self.engine.queued_requests() == 0 {
+                    break;
+                }
+                self.deliver(0);
+                let id = *self.ids.last().expect("delivered");
+                let flow = self.engine.look(id, |held| held.info.flow);
+                if flow.is_ok_and(|flow| flow.local_port == source.port()) {
+                    self.decide(0, 1);
+                }
+            }
+            let (flow, now) = (
+                testing::parse(packet).flow_key(Direction::Outbound),
+                self.now(),
+            );
+            if self.engine.lookup(&flow, now) == Some(Verdict::Accept) {
+                self.ledger.cached(FlowInfo {
+                    flow,
+                    verdict: Verdict::Accept,
+                    origin: FlowOrigin::Verdict,
+                    process_id: None,
+                    outbound: Traffic {
+                        packets: 1,
+                        bytes: packet.len() as u64,
+                    },
+                    inbound: Traffic::default(),
+                    first_seen: now,
+                    last_seen: now,
+                });
+            }
+        }
+    }
+
     fn present(&mut self, packet: &[u8], on_wire: usize, arrival: u8) {
+        self.presented = true;
         let arrival = Arrival {
             direction: if arrival & 1 == 0 {
                 Direction::Outbound
@@ -252,6 +393,9 @@ impl Scene {
         let held = self.engine.look(id, |held| held.info.id);
         // One in two is left to the tick.
         let most = if what & 2 == 0 { u32::MAX } else { 1 };
+        if most == 1 {
+            self.left_to_tick.get_or_insert(self.now);
+        }
         let decided = self.engine.decide(id, decision, self.now());
         match decided.map(|releases| drain(releases, most)) {
             Ok(gone) => {
@@ -281,6 +425,9 @@ impl Scene {
         // Bound: each release but the last of a flow takes a packet.
         for _ in 0..u32::from(how) {
             let Some(releases) = self.engine.tick(self.now()) else {
+                // What was cached by the tick is observed with its verdict's time.
+                self.observe();
+                self.left_to_tick = None;
                 break;
             };
             let gone = drain(releases, if how & 1 == 0 { u32::MAX } else { 2 });
@@ -322,8 +469,36 @@ impl Scene {
             // Zero is out of range.
             loop_limit: b >> 2 & 7,
             replies_per_second: u32::from(b >> 5),
-            ..Config::default()
+            ..self.engine.config()
         };
+        self.set_config(config);
+    }
+
+    /// Limits of time, and where redirects go.
+    fn limit(&mut self, a: u8, b: u8) {
+        // Some are out of range.
+        let steps = [500, 1_000, 5_000, 60_000, 600_000, 86_400_000, 86_400_001];
+        let ms = |choice: u8| steps[usize::from(choice) % steps.len()];
+        let target = RedirectTarget {
+            v4: if b & 0x40 == 0 {
+                Address::UNSPECIFIED
+            } else {
+                Address::v4([203, 0, 113, 53])
+            },
+            v6: Address::UNSPECIFIED,
+            port: 53 + u16::from(b >> 7),
+        };
+        let config = Config {
+            flow_idle_ms: ms(a & 7),
+            flow_closed_ms: ms(a >> 3 & 7),
+            hold_limit_ms: ms(b & 7),
+            redirect_dns: target,
+            ..self.engine.config()
+        };
+        self.set_config(config);
+    }
+
+    fn set_config(&self, config: Config) {
         let before = self.engine.config();
         let in_force = match self.engine.set_config(config) {
             Ok(()) => config,
@@ -338,6 +513,25 @@ impl Scene {
         };
         let verdict = Verdict::ALL[usize::from(what) % Verdict::ALL.len()];
         self.engine.update_verdict(flow, verdict, self.now());
+    }
+
+    fn look_up(&mut self, which: u8) {
+        let Some(flow) = self.flows.get(usize::from(which) % IDS) else {
+            return;
+        };
+        let verdict = self.engine.lookup(flow, self.now());
+        // It was seen now, and is there again.
+        assert_eq!(self.engine.lookup(flow, self.now()), verdict);
+    }
+
+    /// What a host does when its device is closed, and when it is opened again.
+    fn reopen(&mut self) {
+        self.engine.set_reader(false);
+        self.settle_abandoned();
+        self.engine.drop_early();
+        self.ledger.keep(&self.engine, false);
+        assert_eq!(self.engine.queued_requests(), 0);
+        self.engine.set_reader(true);
     }
 
     fn list(&mut self, room: u8) {
@@ -402,6 +596,7 @@ impl Scene {
 
     /// Without a reader nothing stays.
     fn close(mut self) {
+        self.ledger.hoard(&self.engine, false);
         self.engine.set_reader(false);
         self.tick(0xfe);
         self.engine.drop_early();
@@ -409,6 +604,7 @@ impl Scene {
         assert_eq!(self.engine.counters().totals().held, 0, "hostages");
         assert_eq!(self.engine.queued_requests(), 0);
         assert!(self.engine.tick(self.now()).is_none());
+        self.observe();
     }
 }
 
@@ -444,8 +640,11 @@ fn drain(mut releases: Releases<'_, Mutex>, most: u32) -> Vec<PacketId> {
             (action, Some(bytes)) => {
                 assert_eq!(bytes.len(), info.held_len as usize);
                 let headers = Headers::parse(bytes, info.size as usize).expect("parsed before");
-                if !headers.is_later_fragment() {
-                    assert_eq!(headers.flow_key(info.arrival.direction), info.flow);
+                let direction = info.arrival.direction;
+                let own = headers.flow_key(direction);
+                if !headers.is_later_fragment() && own != info.flow {
+                    let about = headers.quoted_flow(bytes, direction);
+                    assert_eq!(about, Some(info.flow), "held under a strange flow");
                 }
                 if let Action::Redirect(_, change) = action {
                     let _ = rewrite::rewrite(&mut bytes.clone(), &headers, change);
@@ -466,56 +665,4 @@ fn reason(action: &Action) -> Reason {
         | Action::Drop(reason)
         | Action::Redirect(reason, _) => reason,
     }
-}
-
-/// A packet between one of a few pairs of ends.
-fn build(ends: u8, kind: u8) -> Vec<u8> {
-    let (number, swapped, v6) = (ends & 7, ends & 8 != 0, ends & 0x80 != 0);
-    let host = |last: u8| -> IpAddr {
-        if v6 {
-            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into()
-        } else {
-            Ipv4Addr::new(192, 0, 2, last).into()
-        }
-    };
-    let mut source = SocketAddr::new(host(1), 10_000 + u16::from(number));
-    let mut destination = match kind >> 6 {
-        0 | 1 => SocketAddr::new(host(2), 443),
-        // Own redirect targets, and ends that are treated on their own.
-        2 => SocketAddr::new(host(1), 53),
-        _ if v6 => SocketAddr::new("ff02::fb".parse().unwrap(), 5353),
-        _ => SocketAddr::new([255; 4].into(), 67),
-    };
-    if swapped {
-        (source, destination) = (destination, source);
-    }
-    let mut out = [0; 2_048];
-    let packet = match kind & 7 {
-        0..=2 => testing::udp(&mut out, source, destination, &[kind; 16]),
-        3 | 4 => {
-            let segment = Tcp {
-                flags: TcpFlags(kind >> 1 & 0x17),
-                sequence: 1,
-                acknowledgement: 1,
-                payload: &[kind],
-            };
-            testing::tcp(&mut out, source, destination, &segment)
-        }
-        5 => {
-            let message = (if v6 { 128 } else { 8 }, 0);
-            let (source, destination) = (source.ip(), destination.ip());
-            testing::icmp(
-                &mut out,
-                source,
-                destination,
-                message,
-                [0, number, 0, 1],
-                b"ping",
-            )
-        }
-        6 => testing::ip(&mut out, source.ip(), destination.ip(), 47, &[kind; 8]),
-        // As long as a frame allows.
-        _ => testing::udp(&mut out, source, destination, &[kind; 1_400]),
-    };
-    packet.to_vec()
 }

@@ -30,8 +30,8 @@ pub(super) struct Expected<'a> {
     pub(super) imports: &'a BTreeSet<String>,
     /// The version resource.
     pub(super) version: &'a [u8],
-    /// The file that debuggers ask for.
-    pub(super) pdb: &'a str,
+    /// The file that debuggers ask for, and what is in it.
+    pub(super) pdb: (&'a str, &'a [u8]),
     /// Names by address, for messages.
     pub(super) names: &'a BTreeMap<u32, String>,
 }
@@ -43,10 +43,14 @@ pub(super) struct Check {
 }
 
 /// Every rule.
-pub(super) const CHECKS: [Check; 11] = [
+pub(super) const CHECKS: [Check; 12] = [
     Check {
         name: "a 64-bit program for the kernel",
         run: kind,
+    },
+    Check {
+        name: "the PDB is found",
+        run: symbols,
     },
     Check {
         name: "the entry point is code",
@@ -151,7 +155,7 @@ fn unless(holds: bool, fault: impl FnOnce() -> String) -> Option<String> {
     (!holds).then(fault)
 }
 
-fn kind(image: &Image<'_>, expected: &Expected<'_>) -> Result<Vec<String>, String> {
+fn kind(image: &Image<'_>, _: &Expected<'_>) -> Result<Vec<String>, String> {
     let headers = image.file.nt_headers();
     let machine = headers.file_header().machine.get(LE);
     let subsystem = headers.optional_header().subsystem();
@@ -168,16 +172,25 @@ fn kind(image: &Image<'_>, expected: &Expected<'_>) -> Result<Vec<String>, Strin
             && !attributes.contains(pe::IMAGE_FILE_DLL),
         || format!("the attributes {attributes:#x} are not those of a program"),
     ));
-    // Debuggers and crash dumps find the PDB by this name; a folder in it would be that of whoever
-    // built the file.
-    let pdb = image
+    Ok(faults)
+}
+
+/// Debuggers find the PDB by its name; a folder in that would be the one of whoever built the file.
+/// They take it if both have the same identifier.
+fn symbols(image: &Image<'_>, expected: &Expected<'_>) -> Result<Vec<String>, String> {
+    let (name, pdb) = expected.pdb;
+    let info = image
         .file
         .pdb_info()
         .map_err(|why| format!("the debug directory: {why}"))?
-        .map(|info| String::from_utf8_lossy(info.path()).into_owned());
-    faults.extend(unless(pdb.as_deref() == Some(expected.pdb), || {
-        format!("its PDB is {pdb:?}, not {}", expected.pdb)
+        .ok_or("it names none")?;
+    let found = String::from_utf8_lossy(info.path());
+    let mut faults = Vec::new();
+    faults.extend(unless(found == name, || {
+        format!("it is called {found}, not {name}")
     }));
+    let same = pdb.windows(16).any(|bytes| bytes == info.guid());
+    faults.extend(unless(same, || "it is that of another build".into()));
     Ok(faults)
 }
 

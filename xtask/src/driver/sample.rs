@@ -23,6 +23,7 @@ pub(super) const UNWIND_CODE: usize = 0x600 + 0x124;
 /// The name of the second import, and of the module that both are from.
 pub(super) const SECOND_IMPORT: usize = 0x600 + 0x82;
 pub(super) const MODULE: usize = 0x600 + 0xa0;
+pub(super) const PDB_ID: usize = 0x600 + 0xe4;
 pub(super) const PDB_NAME: usize = 0x600 + 0xf8;
 /// The first string of the version resource.
 pub(super) const VERSION: usize = 0xa00 + 0x60 + 6;
@@ -46,6 +47,9 @@ pub(super) fn put_words(file: &mut [u8], at: usize, words: &[u32]) {
         put(file, at + 4 * index, &word.to_le_bytes());
     }
 }
+
+/// The identifier that driver and PDB have in common.
+pub(super) const ID: &[u8; 16] = b"which pdb it is.";
 
 /// The driver, with a version resource and a PDB name of the caller's. The checksum is 0.
 pub(super) fn driver(version: &[u8], pdb: &str) -> Vec<u8> {
@@ -108,6 +112,7 @@ fn debug(file: &mut [u8], at: usize, pdb: &str) {
     let size = 24 + pdb.len() as u32 + 1;
     put_words(file, at + 0xc0, &[0, 0, 0, 2, size, 0x20e0, 0x6e0]);
     put(file, at + 0xe0, b"RSDS");
+    put(file, PDB_ID, ID);
     put(file, PDB_NAME, pdb.as_bytes());
     put_words(file, directory(6), &[0x20c0, 28]);
 }

@@ -1,5 +1,7 @@
 //! What happens when there is no room, and what is out of range.
 
+use std::time::Duration;
+
 use kext_engine::{Engine, StartError};
 use kext_packet::testing;
 use kext_types::{Capacities, Config, Direction, Event, Reason, Verdict, VerdictOutcome};
@@ -138,7 +140,7 @@ fn a_full_flow_that_asks_for_each_packet_drops_its_oldest() {
 fn more_flows_than_the_cache_holds_push_out_older_ones() {
     let bench = Bench::small();
     for flow in 0..4_096 {
-        bench.sleep(std::time::Duration::from_micros(1));
+        bench.sleep(Duration::from_micros(1));
         bench.teach(&numbered(flow, 0), Direction::Outbound, Verdict::Accept);
     }
     assert_eq!(bench.event(Event::FlowCached), 4_096);
@@ -273,13 +275,109 @@ fn answers_to_blocked_packets_are_limited_by_the_configuration() {
             .count()
     };
     assert_eq!(answers(&bench), 3);
-    bench.sleep(std::time::Duration::from_secs(1));
+    bench.sleep(Duration::from_secs(1));
     assert_eq!(answers(&bench), 3);
     let config = Config {
         replies_per_second: 0,
         ..bench.engine.config()
     };
     bench.engine.set_config(config).unwrap();
-    bench.sleep(std::time::Duration::from_secs(1));
+    bench.sleep(Duration::from_secs(1));
     assert_eq!(answers(&bench), 0);
+}
+
+/// A verdict takes its time, and the flow's packets came before all that is cached.
+#[test]
+fn a_flow_that_waited_long_takes_the_place_of_the_one_seen_longest_ago() {
+    let bench = Bench::small();
+    let waiting = 50_000..50_008;
+    let mut ids = Vec::new();
+    for flow in waiting {
+        bench.outbound(&numbered(flow, 1));
+        ids.push(bench.request().id);
+    }
+    for flow in 0..6_000 {
+        bench.sleep(Duration::from_millis(1));
+        bench.teach(&numbered(flow, 1), Direction::Outbound, Verdict::Accept);
+    }
+    let mut seen = Vec::new();
+    bench.engine.list_flows(0, |info| {
+        seen.push(info.last_seen);
+        true
+    });
+    seen.sort();
+    let median = seen[seen.len() / 2];
+    bench.engine.keep_events(true);
+    for id in ids {
+        bench.verdict(id, always(Verdict::Accept));
+        let gone = bench.engine.next_event().expect("a full bucket").flow;
+        assert!(gone.last_seen < median, "{gone:?}");
+    }
+}
+
+/// A packet more than the budget's last came to each flow, and left: nothing is held.
+#[test]
+fn flows_without_packets_do_not_fill_the_table_of_pending_flows() {
+    let bench = Bench::new(
+        Capacities {
+            flow_packets: 1,
+            ..SMALL
+        },
+        Config::default(),
+    );
+    for flow in 0..40 {
+        assert_eq!(
+            bench.outbound(&numbered(flow, 1)),
+            End::Held(true),
+            "flow {flow}"
+        );
+        let id = bench.request().id;
+        let releases = bench
+            .engine
+            .decide(id, always(Verdict::Accept), bench.now());
+        let mut more = true;
+        drain_then(releases.unwrap(), |_| {
+            if std::mem::take(&mut more) {
+                assert_eq!(bench.outbound(&numbered(flow, 2)), End::Held(false));
+            }
+        });
+        bench.assert_balanced(0);
+    }
+}
+
+/// A request that is raised by a packet which is then refused still has to wake a reader.
+#[test]
+fn a_refused_packet_leaves_no_request_that_nobody_is_woken_for() {
+    let bench = Bench::new(
+        Capacities {
+            flow_packets: 2,
+            ..SMALL
+        },
+        Config::default(),
+    );
+    for flow in 0..24 {
+        assert_eq!(bench.outbound(&numbered(flow, 0)), End::Held(true));
+        let id = bench.request().id;
+        let releases = bench
+            .engine
+            .decide(id, always(Verdict::Accept), bench.now());
+        let mut more = 3;
+        drain_then(releases.unwrap(), |_| {
+            if more > 0 {
+                more -= 1;
+                assert_eq!(bench.outbound(&numbered(flow, more)), End::Held(false));
+            }
+        });
+    }
+    for flow in 24..32 {
+        assert_eq!(bench.outbound(&numbered(flow, 0)), End::Held(true));
+        assert_eq!(bench.outbound(&numbered(flow, 1)), End::Held(false));
+        bench.request();
+    }
+    // The reader waits now. Room is made by a packet that was asked about; its flow's next is asked for.
+    let end = bench.outbound(&numbered(32, 0));
+    assert!(
+        end == End::Held(true) || bench.engine.queued_requests() == 0,
+        "{end:?}, and a request that nobody is woken for"
+    );
 }

@@ -204,3 +204,18 @@ fn early_fragments_go_behind_their_own_first_only() {
     assert!(!bench.engine.has_early());
     bench.assert_balanced(0);
 }
+
+#[test]
+fn what_had_to_make_room_does_not_count_as_come() {
+    let bench = Bench::small();
+    bench.teach(&udp(HERE, THERE, 0), Direction::Outbound, Verdict::Accept);
+    let [first, second, ..] = five(1);
+    bench.outbound(&second);
+    for id in 2..6 {
+        let [_, other, ..] = five(id);
+        bench.outbound(&other);
+    }
+    for fragment in [&first, &second] {
+        assert_eq!(bench.outbound(fragment).reason(), Reason::PermittedCache);
+    }
+}

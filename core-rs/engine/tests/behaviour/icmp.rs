@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kext_packet::testing;
-use kext_types::{Arrival, Direction, Event, ProcessId, Reason, Verdict, protocol};
+use kext_types::{Address, Arrival, Direction, Event, ProcessId, Reason, Verdict, protocol};
 
 use crate::common::*;
 
@@ -220,4 +220,41 @@ fn an_error_does_not_say_whose_the_flow_is() {
     let ended = bench.engine.next_event().expect("it ended").flow;
     assert_eq!(ended.process_id, ProcessId::new(77));
     assert_eq!(ended.outbound.packets, 1);
+}
+
+#[test]
+fn an_error_that_waits_with_its_flow_says_nothing_of_it() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 1);
+    let of = |process, direction| Arrival {
+        process_id: ProcessId::new(process),
+        ..arrival(direction)
+    };
+    let seen = bench.now();
+    bench.present(&packet, &of(77, Direction::Outbound));
+    bench.sleep(Duration::from_secs(20));
+    bench.present(&error_about(&packet), &of(4, Direction::Inbound));
+    bench.verdict(bench.request().id, always(Verdict::Accept));
+    bench.engine.list_flows(0, |info| {
+        let expected = (seen, ProcessId::new(77));
+        assert_eq!((info.last_seen, info.process_id), expected);
+        true
+    });
+}
+
+#[test]
+fn a_redirect_given_for_an_error_redirects_the_flow_and_not_the_error() {
+    let bench = Bench::with(|config| {
+        config.redirect_tunnel.v4 = Address::v4([203, 0, 113, 54]);
+    });
+    let packet = udp(HERE, THERE, 0);
+    bench.outbound(&packet);
+    let first = bench.request();
+    assert_eq!(bench.inbound(&error_about(&packet)), End::Held(false));
+    bench.verdict(first.id, once(Verdict::Accept));
+    // The error is what is asked about now, under the flow that it quotes.
+    let second = bench.request();
+    assert_eq!(second.flow, first.flow);
+    bench.verdict(second.id, always(Verdict::RedirectTunnel));
+    assert_eq!(bench.outbound(&packet).reason(), Reason::RedirectedCache);
 }

@@ -8,6 +8,7 @@ use kext_types::{Direction, FlowEnd, FlowKey, ProcessId, Reason, Verdict};
 use crate::common::*;
 
 const OWNER: ProcessId = ProcessId::new(4_711).unwrap();
+const OTHER: ProcessId = ProcessId::new(4_712).unwrap();
 
 fn flow_of(packet: &[u8]) -> FlowKey {
     let headers = Headers::parse(packet, packet.len()).unwrap();
@@ -100,4 +101,88 @@ fn a_connection_that_has_ended_is_closed_and_its_owner_forgotten() {
     assert_eq!(bench.outbound(&ack), End::Held(true));
     assert_eq!(bench.engine.next_event().unwrap().end, FlowEnd::Closed);
     assert_eq!(bench.request().arrival.process_id, None);
+}
+
+#[test]
+fn owner_told_while_the_flow_waits_stands_with_the_cached_flow() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 0);
+    bench.outbound(&packet);
+    bench
+        .engine
+        .set_owner(&flow_of(&packet), OWNER, bench.now());
+    bench.verdict(bench.request().id, always(Verdict::Accept));
+    assert_eq!(cached_owner(&bench), Some(OWNER));
+}
+
+#[test]
+fn owner_told_while_the_flow_waits_comes_with_a_request_raised_later() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 0);
+    bench.outbound(&packet);
+    bench.outbound(&udp(HERE, THERE, 1));
+    let first = bench.request();
+    bench
+        .engine
+        .set_owner(&flow_of(&packet), OWNER, bench.now());
+    bench.verdict(first.id, once(Verdict::Accept));
+    assert_eq!(bench.request().arrival.process_id, Some(OWNER));
+}
+
+#[test]
+fn owner_told_of_an_idle_flow_comes_with_the_request_of_the_next() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 0);
+    bench.teach(&packet, Direction::Outbound, Verdict::Accept);
+    bench.sleep(Duration::from_mins(11));
+    bench
+        .engine
+        .set_owner(&flow_of(&packet), OWNER, bench.now());
+    bench.outbound(&packet);
+    assert_eq!(bench.request().arrival.process_id, Some(OWNER));
+}
+
+#[test]
+fn owner_told_of_a_cached_flow_comes_with_the_request_after_a_clear() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 0);
+    bench.teach(&packet, Direction::Outbound, Verdict::Accept);
+    bench
+        .engine
+        .set_owner(&flow_of(&packet), OWNER, bench.now());
+    bench.engine.clear_cache();
+    bench.outbound(&packet);
+    assert_eq!(bench.request().arrival.process_id, Some(OWNER));
+}
+
+#[test]
+fn an_older_owner_is_never_told_after_a_newer_one() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 0);
+    bench
+        .engine
+        .set_owner(&flow_of(&packet), OTHER, bench.now());
+    bench.teach(&packet, Direction::Outbound, Verdict::Accept);
+    bench
+        .engine
+        .set_owner(&flow_of(&packet), OWNER, bench.now());
+    assert_eq!(cached_owner(&bench), Some(OWNER));
+    bench.engine.clear_cache();
+    bench.outbound(&packet);
+    assert_ne!(bench.request().arrival.process_id, Some(OTHER));
+}
+
+#[test]
+fn an_end_told_while_the_flow_waits_does_not_lose_its_owner() {
+    let bench = Bench::small();
+    let packet = udp(HERE, THERE, 0);
+    bench
+        .engine
+        .set_owner(&flow_of(&packet), OWNER, bench.now());
+    bench.outbound(&packet);
+    let first = bench.request();
+    bench.engine.end_flow(&flow_of(&packet));
+    bench.outbound(&udp(HERE, THERE, 1));
+    bench.verdict(first.id, once(Verdict::Accept));
+    assert_eq!(bench.request().arrival.process_id, Some(OWNER));
 }

@@ -26,7 +26,7 @@ pub(crate) struct Stats {
     process_id: Option<ProcessId>,
     first_seen: Timestamp,
     last_seen: Timestamp,
-    opened: Direction,
+    pub(crate) opened: Direction,
     fins: [bool; 2],
     reset: bool,
 }
@@ -67,7 +67,7 @@ impl Stats {
     }
 
     /// An ICMP error about the flow.
-    fn add_error(&mut self, packet: &Seen) {
+    pub(crate) fn add_error(&mut self, packet: &Seen) {
         let traffic = &mut self.traffic[packet.way as usize];
         traffic.packets += 1;
         traffic.bytes += packet.size;

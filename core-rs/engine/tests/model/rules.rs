@@ -180,7 +180,7 @@ impl Model {
                 return self.end(action);
             }
             if self.waiting.contains_key(about) {
-                return self.hold(about, &packet.seen, now);
+                return self.hold(about, &packet.seen, true, now);
             }
         }
         let hit = self.cache.hit(flow, &packet.seen, false, &self.config, now);
@@ -192,11 +192,11 @@ impl Model {
             {
                 self.end(Action::Permit(Reason::PermittedFastTrack))
             }
-            None => self.hold(flow, &packet.seen, now),
+            None => self.hold(flow, &packet.seen, false, now),
         }
     }
 
-    fn hold(&mut self, flow: &FlowKey, packet: &Seen, now: Timestamp) -> End {
+    fn hold(&mut self, flow: &FlowKey, packet: &Seen, is_error: bool, now: Timestamp) -> End {
         if !self.reader && !self.waiting.contains_key(flow) {
             let (permit, block) = (Reason::PermittedNoReader, Reason::BlockedNoReader);
             return self.end(by_policy(self.config.no_reader, permit, block));
@@ -218,7 +218,11 @@ impl Model {
         }
         let fresh = Stats::new(packet.way, now);
         let stats = self.waiting.entry(*flow).or_insert(fresh);
-        stats.add(packet, now);
+        if is_error {
+            stats.add_error(packet);
+        } else {
+            stats.add(packet, now);
+        }
         self.numbers += 1;
         self.held.push(Held {
             number: self.numbers,
@@ -253,7 +257,12 @@ impl Model {
                 _ => not_held(VerdictOutcome::UnknownId),
             });
         };
-        let (flow, forward) = (self.held[at].flow, self.held[at].way);
+        let flow = self.held[at].flow;
+        let forward = if decision.permanent {
+            self.waiting[&flow].opened
+        } else {
+            self.held[at].way
+        };
         let fate = self
             .cache
             .fate(decision.verdict, &flow, forward, &self.config, now);

@@ -240,6 +240,11 @@ impl ReplayHost {
         // Whoever presents packets stops at the next one.
         let feed = self.feed.lock();
         self.extension.close();
+        // Bound: packets that other threads are letting go, which they do without waiting for anything.
+        while !self.extension.is_closed() {
+            self.extension.tick();
+            std::thread::yield_now();
+        }
         drop(feed);
         self.extension.host().finish()
     }

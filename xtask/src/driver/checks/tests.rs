@@ -26,7 +26,7 @@ fn faults(file: &[u8]) -> Vec<String> {
     let expected = Expected {
         imports: &BTreeSet::from(imports),
         version: &version(),
-        pdb: PDB,
+        pdb: (PDB, sample::ID),
         names: &BTreeMap::from([(0x1000, "DriverEntry".to_owned())]),
     };
     CHECKS
@@ -65,7 +65,15 @@ fn programs_are_not_drivers() {
 fn the_pdb_has_to_be_found_by_its_name() {
     assert_eq!(
         broken(|file| put(file, sample::PDB_NAME, b"/")),
-        [r#"a 64-bit program for the kernel: its PDB is Some("/.pdb"), not a.pdb"#]
+        ["the PDB is found: it is called /.pdb, not a.pdb"]
+    );
+    assert_eq!(
+        broken(|file| put(file, sample::PDB_ID, b"W")),
+        ["the PDB is found: it is that of another build"]
+    );
+    assert_eq!(
+        broken(|file| put_words(file, sample::directory(6), &[0, 0])),
+        ["the PDB is found: it names none"]
     );
 }
 
