@@ -295,9 +295,10 @@ impl Sim {
         set_engine_running(running);
     }
 
-    /// Somebody else has a filter at every layer, in a sublayer of that weight.
-    pub fn add_filter_of_another(&self, weight: u16, blocks: bool, hard: bool) {
-        engine::add_foreign(weight, blocks, hard);
+    /// Others have these filters at every layer: the weight of the sublayer, whether the filter
+    /// blocks, and whether that is hard.
+    pub fn set_filters_of_others(&self, filters: &[(u16, bool, bool)]) {
+        engine::set_foreign(filters);
     }
 
     /// How many providers, sublayers, callouts and filters the filter engine has.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kext_ntsim::harness::{self, Outcome, Test};
-use kext_ntsim::{Caller, Check, Sim, Status, guard_pages};
+use kext_ntsim::{Caller, Check, Faults, Sim, Status, clear_faults, guard_pages, set_faults};
 use kext_ntsim_drivers::{Defect, ECHO, LET_GO, MISBEHAVE, WAIT};
 
 const CANCELLED: Status = Status(0xC000_0120_u32.cast_signed());
@@ -159,6 +159,22 @@ fn waits(defect: Defect) {
     sim.unload();
 }
 
+/// Only a run in which the allocation fails shows that nobody looks at its result.
+fn faults_find_it() {
+    load(Defect::AllocationUnchecked).unload();
+    set_faults(Faults::Count);
+    load(Defect::AllocationUnchecked).unload();
+    let (calls, _) = clear_faults();
+    for number in 0..calls {
+        set_faults(Faults::Nth(number));
+        let name = format!("{}", Defect::AllocationUnchecked as u32);
+        if let Ok(sim) = Sim::load_as(&driver(), &name) {
+            sim.unload();
+        }
+        clear_faults();
+    }
+}
+
 fn entry_fails() {
     let _ = Sim::load_as(&driver(), &format!("{}", Defect::DeviceLeftByFailedEntry as u32));
 }
@@ -252,6 +268,8 @@ tests! {
     NullPointer as Access "by the driver: address 0";
     WritesConstants as Access "the image of";
     WritesLevelRegister as Irql "behind the kernel's back";
+    NullArgument as Argument "the name of a link: the address is null";
+    AllocationUnchecked as Access "by the driver: address 0" by faults_find_it();
     Panics as BugCheck "defects.rs:";
     }
 }

@@ -57,7 +57,7 @@ fn misbehave(defect: Defect) {
         sim.complete_injections(Completion::AtOnce);
     }
     if defect == Defect::AbsorbsWithoutRight {
-        sim.add_filter_of_another(200, false, true);
+        sim.set_filters_of_others(&[(200, false, true)]);
     }
     sim.classify(&Packet::outbound(udp(b"one")));
     sim.classify(&Packet::inbound(udp(b"one")).and(udp(b"two")));
@@ -149,10 +149,10 @@ fn filters_and_sublayers_are_asked_in_order() {
     let sim = load(Defect::Bounces);
     // The filter leaves fragments out.
     assert_eq!(permitted(&sim, 0x20), (true, false, 0));
-    sim.add_filter_of_another(50, false, true);
+    sim.set_filters_of_others(&[(50, false, true)]);
     // Somebody lighter permits: our block is hard, and stays.
     assert_eq!(permitted(&sim, 0), (false, true, 1));
-    sim.add_filter_of_another(200, true, true);
+    sim.set_filters_of_others(&[(50, false, true), (200, true, true)]);
     // Somebody heavier has blocked for good: we are asked without the right.
     assert_eq!(permitted(&sim, 0), (false, true, 1));
     sim.injected();

@@ -145,6 +145,8 @@ defects! {
     WritesConstants,
     /// Writes the register of the level.
     WritesLevelRegister,
+    /// A string without an address.
+    NullArgument,
     /// Panics.
     Panics,
     /// Checks nothing that an allocation returns.
@@ -510,6 +512,10 @@ pub(crate) unsafe fn on_request(irp: *mut IRP) -> NTSTATUS {
         (&raw const CONSTANT).cast_mut().write_volatile(8);
     } else if is(Defect::WritesLevelRegister) {
         core::arch::asm!("mov cr8, {}", in(reg) 2_u64);
+    } else if is(Defect::NullArgument) {
+        let mut link = counted(&OTHER);
+        link.Buffer = ptr::null_mut();
+        IoDeleteSymbolicLink(&raw mut link);
     } else if is(Defect::Panics) {
         let none: Option<u32> = core::hint::black_box(None);
         level = none.expect("it is wrong on purpose") as KIRQL;

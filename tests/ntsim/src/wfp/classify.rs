@@ -130,6 +130,14 @@ pub(crate) fn packet(packet: &Packet) -> Classified {
     result
 }
 
+/// Filters that are asked together, until one of them decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sublayer {
+    Driver(GUID),
+    /// Of somebody else.
+    Other { permits: bool, hard: bool },
+}
+
 /// Calls the callouts of a layer one after the other, as filters and sublayers say.
 pub(crate) fn run(call: &Call, data: PVOID, check: &dyn Fn()) -> Classified {
     let arguments = Arguments::new(call);
@@ -141,28 +149,33 @@ pub(crate) fn run(call: &Call, data: PVOID, check: &dyn Fn()) -> Classified {
         .as_ref()
         .and_then(|active| active.get(&call.layer.id))
         .map_or(&[][..], Vec::as_slice);
+    // Sublayers, the heaviest first; those of others before ours of the same weight.
     let foreign = engine::foreign();
-    let mut weights: Vec<u16> = filters.iter().map(|active| active.sublayer_weight).collect();
-    weights.extend(foreign.iter().map(|(weight, ..)| *weight));
-    weights.sort_unstable();
-    weights.dedup();
-    for weight in weights.into_iter().rev() {
+    let mut sublayers: Vec<(u16, Sublayer)> = foreign
+        .iter()
+        .map(|(weight, blocks, hard)| (*weight, Sublayer::Other { permits: !blocks, hard: *hard }))
+        .collect();
+    for active in filters {
+        let own = (active.sublayer_weight, Sublayer::Driver(active.filter.sublayer));
+        if !sublayers.contains(&own) {
+            sublayers.push(own);
+        }
+    }
+    sublayers.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    for (_, sublayer) in sublayers {
         let may_write = decision.is_none_or(|(_, hard)| !hard);
-        let of_others = foreign
-            .iter()
-            .find(|(own, ..)| *own == weight)
-            .map(|(_, blocks, hard)| (!blocks, *hard, false));
-        let result = of_others.or_else(|| {
-            filters
+        let result = match sublayer {
+            Sublayer::Other { permits, hard } => Some((permits, hard, false)),
+            Sublayer::Driver(key) => filters
                 .iter()
-                .filter(|active| active.sublayer_weight == weight)
+                .filter(|active| active.filter.sublayer == key)
                 .filter(|active| active.filter.matches(arguments.values()))
                 .find_map(|active| {
-                    let result = arguments.ask(active, data, may_write, &mut called);
+                    let result = arguments.ask(active, data, decision, &mut called);
                     check();
                     result
-                })
-        });
+                }),
+        };
         let Some((permits, hard, absorbs)) = result else { continue };
         if may_write || !permits {
             decision = Some((permits, hard || !may_write));
@@ -268,7 +281,7 @@ impl<'a> Arguments<'a> {
         &self,
         active: &Active,
         data: PVOID,
-        may_write: bool,
+        decision: Option<(bool, bool)>,
         called: &mut usize,
     ) -> Option<(bool, bool, bool)> {
         let filter = &active.filter;
@@ -283,7 +296,7 @@ impl<'a> Arguments<'a> {
                 return None;
             }
             *called += 1;
-            self.classify(callout, active, data, may_write, flow_context)
+            self.classify(callout, active, data, decision, flow_context)
         });
         answer.unwrap_or_else(|| {
             // Not registered: an inspection is left out, a decision is to block, or as the flag says.
@@ -300,12 +313,19 @@ impl<'a> Arguments<'a> {
         callout: &Callout,
         active: &Active,
         data: PVOID,
-        may_write: bool,
+        decision: Option<(bool, bool)>,
         flow_context: u64,
     ) -> Option<(bool, bool, bool)> {
+        let may_write = decision.is_none_or(|(_, hard)| !hard);
+        // Without the right the decision stands there already, and may be left alone.
+        let action = match decision {
+            Some((true, true)) => FWP_ACTION_PERMIT,
+            Some((false, true)) => FWP_ACTION_BLOCK,
+            _ => FWP_ACTION_NONE,
+        };
         let rights = if may_write { FWPS_RIGHT_ACTION_WRITE } else { 0 };
         let fresh = FWPS_CLASSIFY_OUT0 {
-            actionType: FWP_ACTION_NONE,
+            actionType: action,
             outContext: OUT_CONTEXT,
             filterId: active.filter.id,
             rights,
@@ -329,7 +349,7 @@ impl<'a> Arguments<'a> {
                 );
             }
         });
-        self.judge(&callout.key, active, may_write)
+        self.judge(&callout.key, active, may_write, action)
     }
 
     /// Looks at what a callout has answered.
@@ -338,6 +358,7 @@ impl<'a> Arguments<'a> {
         key: &GUID,
         active: &Active,
         may_write: bool,
+        before: FWP_ACTION_TYPE,
     ) -> Option<(bool, bool, bool)> {
         let out = guest::read(self.out, "what a callout decides");
         let who = format!("the callout {}", key_text(key));
@@ -354,7 +375,8 @@ impl<'a> Arguments<'a> {
             _ => [FWP_ACTION_PERMIT, FWP_ACTION_BLOCK, FWP_ACTION_CONTINUE].contains(&action),
         };
         // A stream action goes with none.
-        let none = self.call.layer.kind == Kind::Stream && action == FWP_ACTION_NONE;
+        let none = !may_write && action == before
+            || self.call.layer.kind == Kind::Stream && action == FWP_ACTION_NONE;
         if !allowed && !none {
             violation!(
                 Callout,
@@ -375,7 +397,7 @@ impl<'a> Arguments<'a> {
             if absorbs {
                 violation!(Callout, "{who} absorbs without the right to decide");
             }
-            if action == FWP_ACTION_PERMIT {
+            if action == before || action == FWP_ACTION_PERMIT {
                 // Whatever was decided stands.
                 return None;
             }

@@ -571,16 +571,15 @@ fn notify(what: FWPS_CALLOUT_NOTIFY_TYPE, filter: &Filter) {
     });
 }
 
-/// There is a filter of somebody else in a sublayer of that weight, at every layer.
-pub(crate) fn add_foreign(weight: u16, blocks: bool, hard: bool) {
-    with(|engine| engine.foreign.push((weight, blocks, hard)));
+/// There are filters of others at every layer: weight of the sublayer, whether they block, whether
+/// that is final.
+pub(crate) fn set_foreign(filters: &[(u16, bool, bool)]) {
+    with(|engine| engine.foreign = filters.to_vec());
 }
 
-/// Filters of others, the heaviest first.
+/// Filters of others.
 pub(crate) fn foreign() -> Vec<(u16, bool, bool)> {
-    let mut foreign = with(|engine| engine.foreign.clone());
-    foreign.sort_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
-    foreign
+    with(|engine| engine.foreign.clone())
 }
 
 /// What is there: providers, sublayers, callouts, and filters by layer.

@@ -1,6 +1,8 @@
 //! The driver that ships, in the simulated kernel.
 
 mod device;
+mod packets;
+mod traffic;
 mod transport;
 
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ pub(crate) const fn passes(name: &'static str, run: fn()) -> Test {
     }
 }
 
-static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| [device::TESTS].concat());
+static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| [device::TESTS, packets::TESTS].concat());
 
 fn main() -> ExitCode {
     harness::main(&TESTS, &[driver()])
