@@ -69,8 +69,21 @@ const KERNEL: &[Layer] = &[
         theirs: &[],
     },
     Layer {
+        // Of our own crates only the lock: what is decided about a packet is none of its business.
+        name: "kext-nt",
+        ours: &["kext-sync", "kext-nt-sys"],
+        theirs: &[],
+    },
+    Layer {
         name: "kext-driver",
-        ours: &["kext-nt-sys"],
+        ours: &[
+            "kext-types",
+            "kext-wire",
+            "kext-packet",
+            "kext-extension",
+            "kext-nt",
+            "kext-nt-sys",
+        ],
         theirs: &[],
     },
 ];

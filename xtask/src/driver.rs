@@ -95,6 +95,28 @@ pub(crate) fn tier(workspace: &Workspace) -> Result<Counts> {
     Ok(counts)
 }
 
+/// Builds what the tier `ntsim` loads: the driver that ships, and one that breaks rules.
+pub(crate) fn build_for_ntsim(workspace: &Workspace) -> Result<()> {
+    const BROKEN: &str = "NtsimBroken64";
+    const LIBRARY: &str = "kext_ntsim_drivers.lib";
+    Driver::build(workspace, BUILD, RESULT)?;
+    let toolchain = Toolchain::find(workspace, TARGET)?;
+    let linker = Linker::find(workspace, toolchain)?;
+    compile(workspace, toolchain, "kext-ntsim-drivers", BUILD)?;
+    let folder = workspace.path(BUILD).join(TARGET).join(PROFILE);
+    let mut link = linker.command();
+    link.current_dir(&folder)
+        .args(link_arguments(BROKEN, LIBRARY));
+    run_command(&mut link)?;
+    let result = workspace.path(RESULT);
+    for extension in ["sys", "pdb"] {
+        let name = format!("{BROKEN}.{extension}");
+        let from = folder.join(&name);
+        fs::copy(&from, result.join(&name)).map_err(|source| Failure::file(&from, source))?;
+    }
+    Ok(())
+}
+
 /// A driver that was built, and what it is compared with.
 struct Driver {
     path: PathBuf,
@@ -110,7 +132,7 @@ impl Driver {
     fn build(workspace: &Workspace, build: &str, result: &str) -> Result<Self> {
         let toolchain = Toolchain::find(workspace, TARGET)?;
         let linker = Linker::find(workspace, toolchain)?;
-        compile(workspace, toolchain, build)?;
+        compile(workspace, toolchain, PACKAGE, build)?;
 
         let result = workspace.path(result);
         fs::create_dir_all(&result).map_err(|source| Failure::file(&result, source))?;
@@ -128,7 +150,9 @@ impl Driver {
             &resource::file(&VERSION),
         )?;
         let mut link = linker.command();
-        link.current_dir(&result).args(link_arguments());
+        link.current_dir(&result)
+            .args(link_arguments(NAME, LIBRARY))
+            .arg(format!("{NAME}.res"));
         run_command(&mut link)?;
 
         let path = result.join(format!("{NAME}.sys"));
@@ -192,7 +216,7 @@ impl Driver {
 const PDB: &str = "PortmasterKext64.pdb";
 
 /// The arguments of the linker, in the form of Microsoft's.
-fn link_arguments() -> Vec<String> {
+fn link_arguments(name: &str, library: &str) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "/NOLOGO",
         "/DRIVER",
@@ -214,20 +238,24 @@ fn link_arguments() -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    arguments.push(format!("/PDB:{PDB}"));
-    arguments.push(format!("/PDBALTPATH:{PDB}"));
-    arguments.push(format!("/MAP:{NAME}.map"));
-    arguments.push(format!("/OUT:{NAME}.sys"));
-    arguments.push(LIBRARY.into());
-    arguments.push(format!("{NAME}.res"));
+    arguments.push(format!("/PDB:{name}.pdb"));
+    arguments.push(format!("/PDBALTPATH:{name}.pdb"));
+    arguments.push(format!("/MAP:{name}.map"));
+    arguments.push(format!("/OUT:{name}.sys"));
+    arguments.push(library.into());
     arguments
 }
 
 /// Compiles the crate to a static library.
-fn compile(workspace: &Workspace, toolchain: Toolchain, build: &str) -> Result<()> {
+fn compile(
+    workspace: &Workspace,
+    toolchain: Toolchain,
+    package: &str,
+    build: &str,
+) -> Result<()> {
     // No features of the standard library: the kernel's own functions copy memory.
     let mut cargo = toolchain.cargo(workspace, "rustc", TARGET, &[]);
-    cargo.args(["--package", PACKAGE, "--lib", "--crate-type", "staticlib"]);
+    cargo.args(["--package", package, "--lib", "--crate-type", "staticlib"]);
     cargo.args(["--profile", PROFILE, "--target-dir", build]);
     // One flag a piece, since a folder may have a blank in it.
     let flags: Vec<String> = remapped(workspace, toolchain, build)?

@@ -54,6 +54,12 @@ const TIERS: &[Step] = &[
         run: replay,
     },
     Step {
+        name: "ntsim",
+        about: "the driver that ships, loaded into Linux processes with a strict simulated kernel",
+        promised: true,
+        run: ntsim,
+    },
+    Step {
         name: "fuzz-live",
         about: "a short search for new inputs that break something",
         promised: false,
@@ -84,6 +90,8 @@ fn unit(workspace: &Workspace) -> Result<Counts> {
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     // The Python module cannot be linked into a test program; the tier `replay` tests it.
     cargo.args(["--exclude", "portmaster-kext-native"]);
+    // Its tests load drivers, which the tier `ntsim` builds.
+    cargo.args(["--exclude", "kext-ntsim"]);
     let (status, seen) = watched(&mut cargo)?;
     let counts = count_cargo(&seen);
     if counts.failed == 0 {
@@ -108,6 +116,24 @@ fn replay(workspace: &Workspace) -> Result<Counts> {
     // Status 5: nothing was collected. The report then says that nothing ran.
     if counts.failed == 0 && status.code() != Some(5) {
         succeeded(&pytest, status)?;
+    }
+    Ok(counts)
+}
+
+fn ntsim(workspace: &Workspace) -> Result<Counts> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Err(Failure::missing(
+            "the driver is code for x86-64, and the simulated kernel is for Linux",
+            "run this tier on Linux, on such a machine",
+        ));
+    }
+    driver::build_for_ntsim(workspace)?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--release", "--package", "kext-ntsim", "--no-fail-fast"]);
+    let (status, seen) = watched(&mut cargo)?;
+    let counts = count_cargo(&seen);
+    if counts.failed == 0 {
+        succeeded(&cargo, status)?;
     }
     Ok(counts)
 }

@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 use kext_sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use kext_types::{Disposition, Event, Reason};
 
-use crate::memory::{OutOfMemory, Vec, filled};
+use crate::memory::{OutOfMemory, Own, Vec, filled};
 
 /// Room for each disposition's reasons.
 const REASONS_EACH: usize = 16;
@@ -52,15 +52,15 @@ pub struct Counters {
     /// LANES of them.
     lanes: Vec<Stripe>,
     /// For everything that has no lane.
-    shared: Counts,
+    shared: Own<Counts>,
 }
 
+#[repr(align(128))]
 struct Stripe {
     counts: Counts,
     taken: AtomicU8,
 }
 
-#[repr(align(128))]
 struct Counts {
     reasons: [AtomicU64; DISPOSITIONS * REASONS_EACH],
     events: [AtomicU64; Event::ALL.len()],
@@ -128,7 +128,7 @@ impl Counters {
                 counts: Counts::new(),
                 taken: AtomicU8::new(0),
             })?,
-            shared: Counts::new(),
+            shared: Own::try_new("counters", || Ok(Counts::new()))?,
         })
     }
 
@@ -148,7 +148,7 @@ impl Counters {
         let lanes = self.lanes.iter().map(|lane| &lane.counts);
         // Bound: LANES and one.
         let sum = lanes
-            .chain([&self.shared])
+            .chain([&*self.shared])
             .filter_map(|counts| Some(of(counts)?.load(Ordering::Relaxed)))
             .fold(0, u64::wrapping_add);
         sum.cast_signed().max(0).cast_unsigned()

@@ -69,6 +69,7 @@ use counters::Tally;
 use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
+use memory::Own;
 use owners::Owners;
 use packet_cache::{PacketCache, Packets};
 use pending::Decided;
@@ -106,17 +107,17 @@ impl core::error::Error for StartError {}
 
 /// The verdict engine. `R` is the host's lock.
 pub struct Engine<R> {
-    settings: Settings<R>,
+    settings: Own<Settings<R>>,
     counters: Counters,
-    flows: VerdictCache<R>,
-    packets: Packets<R>,
-    fragments: Lock<R, FragmentTable>,
+    flows: Own<VerdictCache<R>>,
+    packets: Own<Packets<R>>,
+    fragments: Own<Lock<R, FragmentTable>>,
     /// How many early fragments may go on, readable without the lock.
     early_ready: AtomicU32,
     /// How many early fragments wait, likewise.
     early_waiting: AtomicU32,
     replies: Lock<R, TokenBucket>,
-    owners: Lock<R, Owners>,
+    owners: Own<Lock<R, Owners>>,
     /// Whether anything was ever told of owners: most hosts tell the process with the packet.
     owners_told: AtomicU32,
     hasher: KeyHasher,
@@ -131,15 +132,17 @@ impl<R: RawLock> Engine<R> {
         config.validate().map_err(StartError::Config)?;
         let allocate = || {
             Ok(Self {
-                settings: Settings::new(config),
+                settings: Own::try_new("settings", || Ok(Settings::new(config)))?,
                 counters: Counters::try_new()?,
-                flows: VerdictCache::try_new(capacities.flows)?,
-                packets: Packets::try_new(&capacities)?,
-                fragments: Lock::new(FragmentTable::try_new(capacities.fragments)?),
+                flows: Own::try_new("verdict cache", || VerdictCache::try_new(capacities.flows))?,
+                packets: Own::try_new("packet cache", || Packets::try_new(&capacities))?,
+                fragments: Own::try_new("fragment table", || {
+                    FragmentTable::try_new(capacities.fragments).map(Lock::new)
+                })?,
                 early_ready: AtomicU32::new(0),
                 early_waiting: AtomicU32::new(0),
                 replies: Lock::new(TokenBucket::new()),
-                owners: Lock::new(Owners::try_new()?),
+                owners: Own::try_new("owners", || Owners::try_new().map(Lock::new))?,
                 owners_told: AtomicU32::new(0),
                 hasher: KeyHasher::new(seed),
                 capacities,

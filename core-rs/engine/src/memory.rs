@@ -2,6 +2,9 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
+use core::ops::Deref;
+
 pub(crate) use alloc::vec::Vec;
 
 /// The memory that the capacities ask for could not be had.
@@ -20,6 +23,41 @@ impl core::fmt::Display for OutOfMemory {
 }
 
 impl core::error::Error for OutOfMemory {}
+
+/// One value in memory of its own, asked for fallibly.
+///
+/// The parts of an engine stand in such memory, so that none of the functions that make it has them
+/// all on its stack: stacks in a kernel are small.
+pub(crate) struct Own<T>(Box<[T; 1]>);
+
+impl<T> Own<T> {
+    /// Not inlined: the value is on the stack of this function only.
+    #[inline(never)]
+    pub(crate) fn try_new(
+        what: &'static str,
+        make: impl FnOnce() -> Result<T, OutOfMemory>,
+    ) -> Result<Self, OutOfMemory> {
+        let out_of_memory = OutOfMemory {
+            what,
+            bytes: size_of::<T>(),
+        };
+        let mut one = Vec::new();
+        one.try_reserve_exact(1).map_err(|_| out_of_memory)?;
+        one.push(make()?);
+        let one = Box::try_from(one.into_boxed_slice());
+        one.map(Self).map_err(|_| out_of_memory)
+    }
+}
+
+impl<T> Deref for Own<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        let [value] = &*self.0;
+        value
+    }
+}
 
 /// `len` values made by `make`, in memory that is asked for once and never grows.
 pub(crate) fn try_filled<T>(
@@ -46,4 +84,15 @@ pub(crate) fn filled<T>(
     mut make: impl FnMut() -> T,
 ) -> Result<Vec<T>, OutOfMemory> {
     try_filled(what, len, || Ok(make()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Own;
+
+    #[test]
+    fn a_value_of_its_own_is_the_value() {
+        let own = Own::try_new("a number", || Ok(7_u64)).unwrap();
+        assert_eq!(*own, 7);
+    }
 }

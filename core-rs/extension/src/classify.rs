@@ -62,6 +62,27 @@ impl<H: Host> Extension<H> {
         classification
     }
 
+    /// Whether a packet that this machine sends to itself is also to be presented as one that comes.
+    ///
+    /// A host that sees such a packet leave and come presents it once, as it leaves. But the answers
+    /// of a redirect target on this machine, and ICMP errors about what was sent there, are given their
+    /// flow's own addresses as they come; this says which may be such.
+    pub fn may_answer_redirect(&self, bytes: &[u8], on_wire: usize) -> bool {
+        let Ok(headers) = Headers::parse(bytes, on_wire) else {
+            return false;
+        };
+        if headers.is_icmp_error() {
+            return true;
+        }
+        let config = self.engine.config();
+        [config.redirect_dns, config.redirect_tunnel]
+            .iter()
+            .any(|target| {
+                headers.source_port == target.port
+                    && headers.source == target.address(headers.version, headers.destination)
+            })
+    }
+
     /// A first fragment that others may wait for: if the host let it go itself, they could overtake it.
     fn end_leading(
         &self,

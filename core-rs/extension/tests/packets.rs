@@ -292,3 +292,30 @@ fn an_answer_that_will_not_be_sent_takes_no_buffer() {
     assert_eq!(counters.event(Event::ReplyFailed), 0);
     assert_eq!(extension.host().refusals.load(Ordering::Relaxed), 1);
 }
+
+#[test]
+fn answers_of_a_local_redirect_target_are_to_be_seen_as_they_come() {
+    let extension = open();
+    let may = |packet: &[u8]| extension.may_answer_redirect(packet, packet.len());
+    assert!(may(&udp("192.0.2.10:53", "192.0.2.10:40000", b"answer")));
+    assert!(may(&syn("[2001:db8::1]:717", "[2001:db8::1]:40000")));
+    // From somewhere else, from another port, to the target: one look as they leave is enough.
+    assert!(!may(&udp(
+        "198.51.100.20:53",
+        "192.0.2.10:40000",
+        b"answer"
+    )));
+    assert!(!may(&udp("192.0.2.10:80", "192.0.2.10:40000", b"page")));
+    assert!(!may(&udp("192.0.2.10:40000", "192.0.2.10:53", b"question")));
+    assert!(!may(&[]));
+}
+
+#[test]
+fn errors_about_what_went_to_a_local_target_are_to_be_seen_as_they_come() {
+    let extension = open();
+    let sent = udp("192.0.2.10:40000", "192.0.2.10:53", b"question");
+    let mut buffer = [0; 200];
+    let own = "192.0.2.10".parse().unwrap();
+    let error = kext_packet::testing::icmp(&mut buffer, own, own, (3, 3), [0; 4], &sent);
+    assert!(extension.may_answer_redirect(error, error.len()));
+}

@@ -1,54 +1,43 @@
-//! `PortmasterKext64.sys`: entry and unload of the driver.
+//! `PortmasterKext64.sys`: the extension with the Windows kernel as its host. Wiring only.
 //!
-//! So far it only creates its control device and deletes it again. Requests to open the device fail
-//! with `STATUS_INVALID_DEVICE_REQUEST`, since no dispatch routine is set.
+//! | file | what it wires |
+//! |---|---|
+//! | `kext` | the parts that live from loading to unloading, and the order of both |
+//! | `control` | requests of programs to the extension's dispatcher |
+//! | `reads` | requests that wait, and what ends their waiting |
+//! | `host` | the extension to clock, randomness and packets that leave |
+//! | `filtering` | callouts and filters to the filter engine |
+//! | `packets` | packets that the filter engine shows to the extension |
+//! | `flows` | processes and ends of connections, as the filter engine knows them |
+//! | `checksums` | checksums that were left to the network card |
+//! | `runtime` | what Rust wants of a program without an operating system under it |
 
 #![no_std]
 #![cfg(target_arch = "x86_64")]
+// The names of protocols are not code.
+#![allow(clippy::doc_markdown)]
 
+extern crate alloc;
+
+mod checksums;
+mod control;
+mod filtering;
+mod flows;
+mod host;
+mod kext;
+mod packets;
+mod reads;
 mod runtime;
 
-use core::ptr;
+use kext_nt::device::DriverObject;
+use kext_nt::irql::Passive;
+use kext_nt_sys::io::DRIVER_OBJECT;
+use kext_nt_sys::status::{NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_SUCCESS};
+use kext_nt_sys::types::UNICODE_STRING;
 
-use kext_nt_sys::io::{
-    DEVICE_OBJECT, DO_DEVICE_INITIALIZING, DRIVER_OBJECT, FILE_DEVICE_NETWORK,
-    FILE_DEVICE_SECURE_OPEN, IoCreateDevice, IoDeleteDevice,
-};
-use kext_nt_sys::status::{NTSTATUS, STATUS_SUCCESS};
-use kext_nt_sys::types::{TRUE, UNICODE_STRING};
-
-/// `\Device\PortmasterKext`.
-static DEVICE_NAME: Name = Name::new(&utf16(br"\Device\PortmasterKext"));
-
-/// A constant name in the form that the I/O manager takes.
-struct Name(UNICODE_STRING);
-
-// SAFETY: it points to what never changes, and nobody writes through it.
-unsafe impl Sync for Name {}
-
-impl Name {
-    const fn new(text: &'static [u16]) -> Self {
-        let bytes = size_of_val(text) as u16;
-        Self(UNICODE_STRING {
-            Length: bytes,
-            MaximumLength: bytes,
-            Buffer: text.as_ptr().cast_mut(),
-        })
-    }
-}
-
-/// UTF-16 of a name in ASCII.
-const fn utf16<const N: usize>(ascii: &[u8; N]) -> [u16; N] {
-    let mut wide = [0; N];
-    let mut at = 0;
-    while at < N {
-        wide[at] = ascii[at] as u16;
-        at += 1;
-    }
-    wide
-}
-
-/// Called once by the I/O manager, at `PASSIVE_LEVEL`.
+/// Called once by the I/O manager.
+///
+/// IRQL: `PASSIVE_LEVEL`.
 ///
 /// # Safety
 ///
@@ -58,40 +47,28 @@ pub unsafe extern "win64" fn DriverEntry(
     driver: *mut DRIVER_OBJECT,
     _registry_path: *mut UNICODE_STRING,
 ) -> NTSTATUS {
-    let mut name = DEVICE_NAME.0;
-    let mut device: *mut DEVICE_OBJECT = ptr::null_mut();
-    // SAFETY: called at PASSIVE_LEVEL with our driver object; the name outlives the call, which does
-    // not write to it.
-    let status = unsafe {
-        IoCreateDevice(
-            driver,
-            0,
-            &raw mut name,
-            FILE_DEVICE_NETWORK,
-            FILE_DEVICE_SECURE_OPEN,
-            TRUE,
-            &raw mut device,
-        )
+    // SAFETY: the I/O manager calls at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    // SAFETY: as the caller promises.
+    let Some(mut driver) = (unsafe { DriverObject::new(driver) }) else {
+        return STATUS_INVALID_PARAMETER;
     };
-    if status != STATUS_SUCCESS {
-        return status;
+    match kext::load(&passive, &mut driver, unload) {
+        Ok(()) => STATUS_SUCCESS,
+        Err(status) => status.0,
     }
-    // SAFETY: the caller hands us its driver object.
-    unsafe { (*driver).DriverUnload = Some(unload) };
-    // SAFETY: IoCreateDevice succeeded, so the device is there, and it is ours alone until this flag
-    // is cleared.
-    unsafe { (*device).Flags &= !DO_DEVICE_INITIALIZING };
-    STATUS_SUCCESS
 }
 
-/// Called once by the I/O manager, at `PASSIVE_LEVEL`, when no handle is open any more.
+/// Called once by the I/O manager, when no file of the device is open any more.
+///
+/// IRQL: `PASSIVE_LEVEL`.
 ///
 /// # Safety
 ///
-/// `driver` is the object that [`DriverEntry`] was given.
-unsafe extern "win64" fn unload(driver: *mut DRIVER_OBJECT) {
-    // SAFETY: the I/O manager keeps our one device in the driver object.
-    let device = unsafe { (*driver).DeviceObject };
-    // SAFETY: the device is the one that DriverEntry made, and nobody uses it any more.
-    unsafe { IoDeleteDevice(device) };
+/// Only the I/O manager calls it, after [`DriverEntry`] succeeded.
+unsafe extern "win64" fn unload(_driver: *mut DRIVER_OBJECT) {
+    // SAFETY: the I/O manager calls at PASSIVE_LEVEL.
+    let passive = unsafe { Passive::assume() };
+    // SAFETY: no file is open, so no request is under way, and none can come.
+    unsafe { kext::unload(&passive) };
 }

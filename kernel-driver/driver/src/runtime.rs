@@ -5,6 +5,11 @@
 #[cfg(windows)]
 const BUG_CHECK_PANIC: u32 = 0x4b45_5854;
 
+/// Everything that is allocated is in nonpaged memory.
+#[cfg(windows)]
+#[global_allocator]
+static ALLOCATOR: kext_nt::pool::Nonpaged = kext_nt::pool::Nonpaged;
+
 /// There is no way to go on: a panic is a broken invariant, and the kernel cannot unwind.
 #[cfg(windows)]
 #[panic_handler]

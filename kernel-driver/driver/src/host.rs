@@ -1,0 +1,181 @@
+//! The Windows kernel as the extension's host: clock, randomness, memory for packets, and their leaving.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+
+use kext_extension::{Host, InjectError, Injection};
+use kext_nt::blocks::{Block, Blocks, Size};
+use kext_nt::injection::{Injector, Interface, Target};
+use kext_nt::irql::Passive;
+use kext_nt::layer::Family;
+use kext_nt::spin_lock::RawSpinLock;
+use kext_nt::status::Status;
+use kext_nt::{Result, log, random, time};
+use kext_nt_sys::status::STATUS_PENDING;
+use kext_packet::Headers;
+use kext_types::{Arrival, Direction, IpVersion, MAX_PACKET_LEN, Timestamp};
+use kext_wire::hello::HostKind;
+
+use crate::checksums;
+use crate::kext::is_loopback_here;
+use crate::reads::Reads;
+
+/// Memory for packets that leave: as many short ones as can be held, and some of the longer ones.
+const BLOCKS: [Size; 3] = [
+    Size {
+        bytes: 2_048,
+        count: 1_024,
+    },
+    Size {
+        bytes: 10_240,
+        count: 128,
+    },
+    Size {
+        bytes: MAX_PACKET_LEN,
+        count: 32,
+    },
+];
+
+/// What the extension needs of Windows.
+pub(crate) struct WfpHost {
+    pub(crate) reads: Reads,
+    pub(crate) injector: Injector,
+    blocks: Blocks,
+    /// Packets that were permitted and could not be let go, because their list was taken apart.
+    lost: AtomicU32,
+    /// What the clock of the machine's start showed in nanoseconds since 1970: the time goes on from
+    /// there, whoever sets the clock meanwhile.
+    started: u64,
+    random: AtomicU64,
+}
+
+impl WfpHost {
+    #[inline(never)]
+    pub(crate) fn try_new(passive: &Passive) -> Result<Self> {
+        let started = time::since_1970().saturating_sub(time::since_start());
+        Ok(Self {
+            reads: Reads::try_new()?,
+            injector: Injector::try_new()?,
+            blocks: Blocks::try_new(&BLOCKS)?,
+            lost: AtomicU32::new(0),
+            started: started.saturating_mul(time::NANOS_PER_UNIT),
+            random: AtomicU64::new(random::random(passive)?),
+        })
+    }
+
+    /// Waits for every packet that is on its way. No packet is presented any more, and none leaves.
+    pub(crate) fn stop(&self, passive: &Passive) {
+        const PAUSE: Duration = Duration::from_millis(1);
+        const LONG: u32 = 1_000;
+        self.reads.stop(passive);
+        self.injector.stop(passive);
+        // The handles' end is said to wait for every completion. Should it not, this does.
+        // Bound: none. Going on while completions are to come would stop the machine.
+        for attempt in 1_u32.. {
+            if self.blocks.in_use() == 0 {
+                break;
+            }
+            if attempt.is_multiple_of(LONG) {
+                log::error(c"packets are on their way still", Status(STATUS_PENDING));
+            }
+            time::sleep(passive, PAUSE);
+        }
+        if self.lost.load(Ordering::Relaxed) > 0 {
+            log::info(c"permitted packets were lost, as there was no memory to let them go");
+        }
+    }
+
+    /// Memory for a packet of this length.
+    pub(crate) fn take_block(&self, len: usize) -> Option<Block> {
+        self.blocks.take(len)
+    }
+
+    /// Sends a packet on its way that was permitted, but whose list could not be left as it was.
+    pub(crate) fn let_go(&self, copy: Option<Block>, arrival: &Arrival) {
+        let gone = copy.is_some_and(|block| {
+            let len = block.as_ref().len();
+            self.leave(block, len, arrival).is_ok()
+        });
+        if !gone {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn leave(
+        &self,
+        mut block: Block,
+        len: usize,
+        arrival: &Arrival,
+    ) -> core::result::Result<(), InjectError> {
+        let packet = block.as_mut().get_mut(..len).ok_or(InjectError)?;
+        let headers = Headers::parse(packet, len).map_err(|_| InjectError)?;
+        let target = match arrival.direction {
+            Direction::Inbound if !stays_here(&headers) => {
+                checksums::repair_ipv4_header(packet);
+                Target::Receive(Interface {
+                    index: arrival.interface.index,
+                    sub_index: arrival.interface.sub_index,
+                })
+            }
+            // The stack does not take packets of the machine to itself as received ones.
+            Direction::Inbound | Direction::Outbound => Target::Send,
+        };
+        let family = match headers.version {
+            IpVersion::V4 => Family::V4,
+            IpVersion::V6 => Family::V6,
+        };
+        let passes = usize::from(arrival.passes.saturating_add(1));
+        self.injector
+            .inject(block, len, family, target, arrival.compartment, passes)
+            .map_err(|_| InjectError)
+    }
+}
+
+/// Whether a packet stays within this machine, as far as can be told.
+fn stays_here(headers: &Headers) -> bool {
+    let [source, destination] =
+        [headers.source, headers.destination].map(|address| address.to_ip(headers.version));
+    source.is_loopback() || destination.is_loopback() || source == destination || is_loopback_here()
+}
+
+impl Host for WfpHost {
+    type Lock = RawSpinLock;
+    type Buffer = Block;
+
+    const KIND: HostKind = HostKind::Wfp;
+
+    #[inline]
+    fn now(&self) -> Timestamp {
+        let since_start = time::since_start().wrapping_mul(time::NANOS_PER_UNIT);
+        Timestamp::from_nanos(self.started.wrapping_add(since_start))
+    }
+
+    /// Increment and finish of `SplitMix64`, from a start that nobody knows: the system's own
+    /// generator is not to be had at `DISPATCH_LEVEL`.
+    fn random(&self) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self
+            .random
+            .fetch_add(STEP, Ordering::Relaxed)
+            .wrapping_add(STEP);
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn allocate(&self, len: usize) -> Option<Block> {
+        self.blocks.take(len)
+    }
+
+    fn inject(
+        &self,
+        buffer: Block,
+        injection: &Injection,
+    ) -> core::result::Result<(), InjectError> {
+        self.leave(buffer, injection.len, &injection.arrival)
+    }
+
+    fn requests_ready(&self) {
+        self.reads.wake();
+    }
+}

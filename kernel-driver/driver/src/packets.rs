@@ -1,0 +1,251 @@
+//! Packets as the filter engine shows them, one by one to the extension, and what it says of them.
+//!
+//! # Loopback
+//!
+//! A packet of this machine to itself is shown as it leaves and as it comes. It is presented as it
+//! leaves. As it comes only what may be an answer of a redirect target is, for its way back.
+//!
+//! # Lists of several packets
+//!
+//! The answer is about all packets of a list. If some go on and others do not, all are taken away, and
+//! copies of those that go on are injected in their order.
+
+use kext_extension::Classification;
+use kext_nt::blocks::Block;
+use kext_nt::callout::Classifier;
+use kext_nt::classify::Classify;
+use kext_nt::injection::Way;
+use kext_nt::irql::at_dispatch;
+use kext_nt::layer::{Family, Layer};
+use kext_nt::net_buffer::{FromHeader, Packet, PacketList, Packets};
+use kext_types::{Arrival, Direction, Interface};
+
+use crate::checksums;
+use crate::kext::{Here, Kext};
+
+/// Packets from the network.
+pub(crate) struct Inbound;
+/// Packets to the network.
+pub(crate) struct Outbound;
+
+impl Classifier for Inbound {
+    fn classify(call: Classify<'_>) {
+        classify(call, &Layer::INBOUND_IPPACKET, Direction::Inbound);
+    }
+}
+
+impl Classifier for Outbound {
+    fn classify(call: Classify<'_>) {
+        classify(call, &Layer::OUTBOUND_IPPACKET, Direction::Outbound);
+    }
+}
+
+/// What the packets of one call have in common.
+struct Shown {
+    family: Family,
+    arrival: Arrival,
+    /// How far before their start the IP header begins; `None` if that is not told.
+    back: Option<u32>,
+    /// This machine sends them to itself.
+    loopback: bool,
+}
+
+/// What is to become of all packets of one call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Nothing is said of them.
+    PassOn,
+    Permit,
+    Absorb,
+}
+
+fn classify(mut call: Classify<'_>, layer: &Layer, direction: Direction) {
+    // Without the right somebody has decided for good, and nothing of ours could change it.
+    if !call.may_decide() {
+        return;
+    }
+    let flags = call.flags(&layer.fields);
+    let Some((kext, family)) = Kext::working().zip(call.family(layer)) else {
+        return call.pass_on();
+    };
+    if flags.was_indicated_before() {
+        return call.pass_on();
+    }
+    let fields = &layer.fields;
+    let value = |field: Option<u32>| field.and_then(|field| call.u32(field)).unwrap_or(0);
+    let shown = Shown {
+        family,
+        arrival: Arrival {
+            direction,
+            interface: Interface {
+                index: value(fields.interface),
+                sub_index: value(fields.sub_interface),
+            },
+            compartment: call.compartment(),
+            process_id: None,
+            passes: 0,
+        },
+        back: match direction {
+            Direction::Inbound => call.ip_header_size(),
+            Direction::Outbound => Some(0),
+        },
+        loopback: flags.is_loopback(),
+    };
+    let packets = call.packets(layer);
+    let fate = at_dispatch(|dispatch| {
+        kext.here(dispatch).map_or(Fate::PassOn, |here| {
+            here.while_loopback(shown.loopback, || kext.present(here, &packets, &shown))
+        })
+    });
+    match fate {
+        Fate::PassOn => call.pass_on(),
+        Fate::Permit => call.permit(),
+        Fate::Absorb => call.absorb(),
+    }
+}
+
+impl Kext {
+    /// Presents every packet.
+    fn present(&self, here: &Here, lists: &PacketList<'_>, shown: &Shown) -> Fate {
+        let way = match shown.arrival.direction {
+            Direction::Inbound => Way::Receive,
+            Direction::Outbound => Way::Send,
+        };
+        let mut fate = Fate::PassOn;
+        let mut before = 0;
+        // Bound: what the filter engine shows in one call.
+        for list in lists.lists() {
+            let mark = self.host().injector.mark_of(list, shown.family, way);
+            let arrival = Arrival {
+                passes: mark.map_or(0, passes),
+                ..shown.arrival
+            };
+            let is_partial = way == Way::Send && list.leaves_checksums();
+            for mut packet in list.packets() {
+                match self.present_one(here, &mut packet, shown, &arrival, is_partial) {
+                    None | Some(Classification::Permit(_)) if fate == Fate::Absorb => {
+                        self.let_go(&mut packet, shown);
+                    }
+                    None => {}
+                    Some(Classification::Permit(_)) => fate = Fate::Permit,
+                    Some(Classification::Discard(_) | Classification::Absorb(_)) => {
+                        if fate != Fate::Absorb {
+                            self.let_first_go(lists, before, shown);
+                        }
+                        fate = Fate::Absorb;
+                    }
+                }
+                before += 1;
+            }
+        }
+        fate
+    }
+
+    /// What the extension says of a packet; `None` if it is not asked.
+    fn present_one(
+        &self,
+        here: &Here,
+        packet: &mut Packet<'_>,
+        shown: &Shown,
+        arrival: &Arrival,
+        is_partial: bool,
+    ) -> Option<Classification> {
+        let classify = |bytes: &[u8]| {
+            self.extension
+                .classify(&here.lane, bytes, bytes.len(), arrival)
+        };
+        let comes_from_here = shown.loopback && arrival.direction == Direction::Inbound;
+        if arrival.passes > 0 {
+            // Of a packet of ours nothing is looked at.
+            return (!comes_from_here).then(|| classify(&[]));
+        }
+        let view = shown.back.and_then(|back| packet.from_header(back));
+        let whole = view.as_ref().and_then(FromHeader::bytes);
+        if let Some(bytes) = whole
+            && !is_partial
+            && !comes_from_here
+        {
+            return Some(classify(of_family(bytes, shown.family)));
+        }
+        let copy = view.as_ref().and_then(|view| self.copy(view));
+        let Some(mut copy) = copy else {
+            // It cannot be read, or there is no memory to: as what cannot be parsed.
+            return (!comes_from_here).then(|| classify(&[]));
+        };
+        if comes_from_here {
+            let bytes = copy.as_ref();
+            if !self.extension.may_answer_redirect(bytes, bytes.len()) {
+                return None;
+            }
+        }
+        if is_partial || comes_from_here {
+            checksums::complete(copy.as_mut());
+        }
+        Some(classify(of_family(copy.as_ref(), shown.family)))
+    }
+
+    /// Copies a packet; `None` if there is no memory for it.
+    fn copy(&self, view: &FromHeader<'_>) -> Option<Block> {
+        let mut block = self.host().take_block(view.len())?;
+        view.copy_to(block.as_mut()).then_some(block)
+    }
+
+    /// Lets the first packets go, so many as were permitted before one was not.
+    #[cold]
+    fn let_first_go(&self, lists: &PacketList<'_>, count: usize, shown: &Shown) {
+        let packets = lists.lists().flat_map(Packets::packets);
+        // Bound: what the filter engine shows in one call.
+        for mut packet in packets.take(count) {
+            self.let_go(&mut packet, shown);
+        }
+    }
+
+    /// Lets a packet go on that its list does not.
+    #[cold]
+    fn let_go(&self, packet: &mut Packet<'_>, shown: &Shown) {
+        let view = shown.back.and_then(|back| packet.from_header(back));
+        let mut copy = view.and_then(|view| self.copy(&view));
+        if let Some(copy) = &mut copy
+            && shown.arrival.direction == Direction::Outbound
+        {
+            checksums::complete(copy.as_mut());
+        }
+        self.host().let_go(copy, &shown.arrival);
+    }
+}
+
+/// The number of times that a packet with this mark was injected: once at least.
+fn passes(mark: usize) -> u8 {
+    u8::try_from(mark).unwrap_or(u8::MAX).max(1)
+}
+
+/// Nothing, where the bytes are no packet of the layer's family: its header is then somewhere else.
+fn of_family(bytes: &[u8], family: Family) -> &[u8] {
+    let version = match family {
+        Family::V4 => 4,
+        Family::V6 => 6,
+    };
+    match bytes.first() {
+        Some(first) if first >> 4 == version => bytes,
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_counts_at_least_once_and_saturates() {
+        assert_eq!([0, 1, 3, 300].map(passes), [1, 1, 3, 255]);
+    }
+
+    #[test]
+    fn only_packets_of_the_family_are_looked_at() {
+        let [v4, v6] = [&[0x45, 0][..], &[0x60, 0][..]];
+        assert_eq!(of_family(v4, Family::V4), v4);
+        assert_eq!(of_family(v6, Family::V6), v6);
+        assert!(of_family(v4, Family::V6).is_empty());
+        assert!(of_family(&[], Family::V4).is_empty());
+    }
+}

@@ -1,0 +1,36 @@
+//! The driver that ships, in the simulated kernel.
+
+mod device;
+mod packets;
+mod traffic;
+mod transport;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use kext_ntsim::Sim;
+use kext_ntsim::harness::{self, Outcome, Test};
+
+fn driver() -> PathBuf {
+    harness::built("PortmasterKext64.sys")
+}
+
+pub(crate) fn load() -> Sim {
+    Sim::load(&driver()).expect("the driver loads")
+}
+
+/// A test that has to pass.
+pub(crate) const fn passes(name: &'static str, run: fn()) -> Test {
+    Test {
+        name,
+        outcome: Outcome::Passes,
+        run,
+    }
+}
+
+static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| [device::TESTS, packets::TESTS].concat());
+
+fn main() -> ExitCode {
+    harness::main(&TESTS, &[driver()])
+}
