@@ -292,9 +292,10 @@ fn the_documented_examples_are_policies() {
     let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/rules.md");
     let document = std::fs::read_to_string(document).unwrap();
     let examples: Vec<&str> = document
-        .split("```toml\n")
+        .split("```toml")
         .skip(1)
-        .filter_map(|rest| rest.split("```").next())
+        // A title may stand behind the language.
+        .filter_map(|rest| rest.split_once('\n')?.1.split("```").next())
         .collect();
     assert!(!examples.is_empty());
     for example in examples {
