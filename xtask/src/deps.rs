@@ -75,6 +75,12 @@ const KERNEL: &[Layer] = &[
         theirs: &[],
     },
     Layer {
+        // A driver for the tests of ntsim, built as the real one.
+        name: "kext-ntsim-drivers",
+        ours: &["kext-nt-sys"],
+        theirs: &[],
+    },
+    Layer {
         name: "kext-driver",
         ours: &[
             "kext-types",
@@ -88,7 +94,7 @@ const KERNEL: &[Layer] = &[
     },
 ];
 
-/// The crates that run in user mode only.
+/// The crates that run in user mode only, and stand-ins for a kernel.
 const STD: &[Layer] = &[
     Layer {
         name: "kext-hosts",
@@ -132,6 +138,12 @@ const STD: &[Layer] = &[
             "parking_lot",
             "pyo3",
         ],
+    },
+    Layer {
+        // Only the raw declarations: it stands in for Windows, and knows nothing of the driver.
+        name: "kext-ntsim",
+        ours: &["kext-nt-sys"],
+        theirs: &["libc", "libtest-mimic", "object", "parking_lot"],
     },
     Layer {
         name: "xtask",

@@ -247,12 +247,7 @@ fn link_arguments(name: &str, library: &str) -> Vec<String> {
 }
 
 /// Compiles the crate to a static library.
-fn compile(
-    workspace: &Workspace,
-    toolchain: Toolchain,
-    package: &str,
-    build: &str,
-) -> Result<()> {
+fn compile(workspace: &Workspace, toolchain: Toolchain, package: &str, build: &str) -> Result<()> {
     // No features of the standard library: the kernel's own functions copy memory.
     let mut cargo = toolchain.cargo(workspace, "rustc", TARGET, &[]);
     cargo.args(["--package", package, "--lib", "--crate-type", "staticlib"]);

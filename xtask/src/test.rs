@@ -129,7 +129,13 @@ fn ntsim(workspace: &Workspace) -> Result<Counts> {
     }
     driver::build_for_ntsim(workspace)?;
     let mut cargo = workspace.cargo();
-    cargo.args(["test", "--release", "--package", "kext-ntsim", "--no-fail-fast"]);
+    cargo.args([
+        "test",
+        "--release",
+        "--package",
+        "kext-ntsim",
+        "--no-fail-fast",
+    ]);
     let (status, seen) = watched(&mut cargo)?;
     let counts = count_cargo(&seen);
     if counts.failed == 0 {

@@ -114,7 +114,9 @@ fn take_processor() {
             let at = (first + step) % PROCESSORS;
             let owner = &OWNERS[at];
             if owner.load(Ordering::Relaxed) == 0
-                && owner.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                && owner
+                    .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
             {
                 PROCESSOR.set(at);
                 return;
@@ -188,7 +190,11 @@ pub(crate) fn call_from_here<R>(
     SEGMENT.set(segment);
     HELD.with_borrow(|held| {
         if held.len() > locks {
-            violation!(SpinLock, "{what} returned and still holds {}", held[locks].describe());
+            violation!(
+                SpinLock,
+                "{what} returned and still holds {}",
+                held[locks].describe()
+            );
         }
     });
     let now = irql();

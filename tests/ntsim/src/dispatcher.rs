@@ -177,7 +177,10 @@ pub(crate) fn settle() {
         CHANGED.wait_for(&mut state, Duration::from_millis(20));
         drop(state);
         if start.elapsed() > PATIENCE {
-            violation!(Deadlock, "what runs in the background does not come to an end");
+            violation!(
+                Deadlock,
+                "what runs in the background does not come to an end"
+            );
         }
     }
 }
@@ -188,18 +191,14 @@ pub(crate) fn advance(by: Duration) {
     loop {
         let state = STATE.lock();
         let next = state.due.first_key_value().map(|((due, _), _)| *due);
-        match next.filter(|due| *due <= end) {
-            Some(_) => {
-                step(state);
-                settle();
-            }
-            None => {
-                CLOCK.fetch_max(end, Ordering::AcqRel);
-                drop(state);
-                CHANGED.notify_all();
-                return;
-            }
+        if next.is_none_or(|due| due > end) {
+            CLOCK.fetch_max(end, Ordering::AcqRel);
+            drop(state);
+            CHANGED.notify_all();
+            return;
         }
+        step(state);
+        settle();
     }
 }
 
@@ -221,7 +220,14 @@ fn step(mut state: MutexGuard<'_, State>) {
             let number = state.number();
             let due = due + timer.period;
             state.due.insert((due, number), address);
-            state.timers().insert(address, Timer { due, number, ..timer });
+            state.timers().insert(
+                address,
+                Timer {
+                    due,
+                    number,
+                    ..timer
+                },
+            );
         }
     }
     drop(state);
@@ -238,7 +244,10 @@ fn checked_header<'a>(address: usize, kinds: &[u8], what: &str) -> &'a mut DISPA
     heap::expect_alive(address, what);
     let header = header(address);
     if header.Signalling != INITIALISED || !kinds.contains(&header.Type) {
-        violation!(Object, "{what} at {address:#x} was never initialised as that");
+        violation!(
+            Object,
+            "{what} at {address:#x} was never initialised as that"
+        );
     }
     header
 }
@@ -252,7 +261,10 @@ fn initialise(address: usize, kind: u8, size: usize, signalled: bool) {
         Size: (size / 4) as u8,
         Reserved1: 0,
         SignalState: i32::from(signalled),
-        WaitListHead: LIST_ENTRY { Flink: links, Blink: links },
+        WaitListHead: LIST_ENTRY {
+            Flink: links,
+            Blink: links,
+        },
     };
 }
 
@@ -260,12 +272,21 @@ extern "win64" fn initialize_event(event: *mut KEVENT, kind: EVENT_TYPE, state: 
     let Some(kind) = EVENTS.iter().find(|known| i32::from(**known) == kind) else {
         violation!(Argument, "an event of kind {kind}");
     };
-    initialise(event.expose_provenance(), *kind, size_of::<KEVENT>(), state != FALSE);
+    initialise(
+        event.expose_provenance(),
+        *kind,
+        size_of::<KEVENT>(),
+        state != FALSE,
+    );
 }
 
 extern "win64" fn set_event(event: *mut KEVENT, _: i32, wait: BOOLEAN) -> i32 {
     if wait != FALSE && cpu::irql() > APC_LEVEL {
-        violation!(Irql, "KeSetEvent with Wait at {}", cpu::irql_name(cpu::irql()));
+        violation!(
+            Irql,
+            "KeSetEvent with Wait at {}",
+            cpu::irql_name(cpu::irql())
+        );
     }
     let state = STATE.lock();
     let header = checked_header(event.expose_provenance(), &EVENTS, "an event");
@@ -392,11 +413,7 @@ extern "win64" fn wait_for_single_object(
     })
 }
 
-extern "win64" fn delay(
-    _: KPROCESSOR_MODE,
-    _: BOOLEAN,
-    interval: *mut LARGE_INTEGER,
-) -> NTSTATUS {
+extern "win64" fn delay(_: KPROCESSOR_MODE, _: BOOLEAN, interval: *mut LARGE_INTEGER) -> NTSTATUS {
     let end = deadline(guest::read(interval, "an interval"));
     wait("KeDelayExecutionThread", Some(end), || false);
     STATUS_SUCCESS
@@ -442,7 +459,10 @@ extern "win64" fn set_timer(
         dpc: dpc.addr(),
         site: observe::site(),
     };
-    let timer = Timer { period: timer.period * 10_000, ..timer };
+    let timer = Timer {
+        period: timer.period * 10_000,
+        ..timer
+    };
     state.due.insert((timer.due, number), address);
     state.timers().insert(address, timer);
     drop(state);
@@ -472,7 +492,11 @@ extern "win64" fn cancel_timer(timer: *mut KTIMER) -> BOOLEAN {
     let mut state = STATE.lock();
     let address = timer.expose_provenance();
     checked_header(address, &TIMERS, "a timer");
-    if unset(&mut state, address) { TRUE } else { FALSE }
+    if unset(&mut state, address) {
+        TRUE
+    } else {
+        FALSE
+    }
 }
 
 fn dpc_at(address: usize) -> *mut KDPC {
@@ -535,7 +559,11 @@ extern "win64" fn remove_dpc(dpc: *mut KDPC) -> BOOLEAN {
     let before = state.dpcs.len();
     state.dpcs.retain(|queued| *queued != address);
     DPCS.store(state.dpcs.len(), Ordering::Release);
-    if state.dpcs.len() == before { FALSE } else { TRUE }
+    if state.dpcs.len() == before {
+        FALSE
+    } else {
+        TRUE
+    }
 }
 
 extern "win64" fn flush_dpcs() {
@@ -609,7 +637,11 @@ pub(crate) fn in_use(address: usize, size: usize) -> Option<String> {
 /// What would still call or write to the driver whose code is there: timers and DPCs.
 pub(crate) fn pending(code: &Range<usize>) -> Vec<String> {
     let mut state = STATE.lock();
-    let timers = state.timers().values().filter(|timer| code.contains(&timer.site)).count();
+    let timers = state
+        .timers()
+        .values()
+        .filter(|timer| code.contains(&timer.site))
+        .count();
     let dpcs = state.dpcs.len() + state.running.len();
     drop(state);
     let mut pending = Vec::new();

@@ -48,7 +48,11 @@ pub fn set(faults: Faults) {
         Faults::Often { seed, .. } => seed | 1,
         _ => 0,
     };
-    *STATE.lock() = Some(State { chosen: Some(faults), random, ..State::default() });
+    *STATE.lock() = Some(State {
+        chosen: Some(faults),
+        random,
+        ..State::default()
+    });
     ON.store(true, Ordering::Release);
 }
 
@@ -56,12 +60,18 @@ pub fn set(faults: Faults) {
 pub fn clear() -> (usize, usize) {
     ON.store(false, Ordering::Release);
     let state = STATE.lock();
-    state.as_ref().map_or((0, 0), |state| (state.calls, state.order.len()))
+    state
+        .as_ref()
+        .map_or((0, 0), |state| (state.calls, state.order.len()))
 }
 
 /// The calls that were made to fail, in words.
 pub fn failed() -> Vec<String> {
-    let failed = STATE.lock().as_ref().map(|state| state.failed.clone()).unwrap_or_default();
+    let failed = STATE
+        .lock()
+        .as_ref()
+        .map(|state| state.failed.clone())
+        .unwrap_or_default();
     let addresses: Vec<usize> = failed.iter().map(|(_, from)| *from).collect();
     failed
         .iter()

@@ -15,7 +15,7 @@ use crate::check::{Check, EXIT_VIOLATION};
 /// A child is told by this which test to run.
 const CHILD: &str = "NTSIM_TEST";
 /// As long as a test may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// How a test has to end.
 #[derive(Clone, Copy, Debug)]
@@ -43,13 +43,19 @@ pub struct Test {
 /// tests are ignored then.
 pub fn main(tests: &'static [Test], needs: &[PathBuf]) -> ExitCode {
     if let Ok(name) = env::var(CHILD) {
-        let test = tests.iter().find(|test| test.name == name).expect("the parent knows its tests");
+        let test = tests
+            .iter()
+            .find(|test| test.name == name)
+            .expect("the parent knows its tests");
         (test.run)();
         return ExitCode::SUCCESS;
     }
     let missing: Vec<&PathBuf> = needs.iter().filter(|file| !file.is_file()).collect();
     for file in &missing {
-        eprintln!("ntsim: {} is not built: cargo xtask test ntsim", file.display());
+        eprintln!(
+            "ntsim: {} is not built: cargo xtask test ntsim",
+            file.display()
+        );
     }
     let ready = missing.is_empty();
     let trials = tests
@@ -72,8 +78,8 @@ fn run(test: &Test) -> Result<(), Failed> {
         .stderr(Stdio::piped())
         .spawn()?;
     let mut pipes = [
-        child.stdout.take().map(|pipe| reader(pipe)),
-        child.stderr.take().map(|pipe| reader(pipe)),
+        child.stdout.take().map(reader),
+        child.stderr.take().map(reader),
     ];
     let start = Instant::now();
     let status = loop {
@@ -119,5 +125,7 @@ fn reader(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHan
 
 /// A file that `cargo xtask` builds: below `target/driver`.
 pub fn built(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/driver").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../target/driver")
+        .join(name)
 }

@@ -27,7 +27,10 @@ const KEPT_BLOCKS: usize = 1 << 15;
 /// What a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Pool { tag: u32, paged: bool },
+    Pool {
+        tag: u32,
+        paged: bool,
+    },
     Mdl,
     WorkItem,
     Device,
@@ -79,7 +82,13 @@ pub(crate) fn tag_text(tag: u32) -> String {
     let text: String = tag
         .to_le_bytes()
         .iter()
-        .map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' })
+        .map(|byte| {
+            if byte.is_ascii_graphic() {
+                char::from(*byte)
+            } else {
+                '.'
+            }
+        })
         .collect();
     format!("`{text}`")
 }
@@ -187,10 +196,19 @@ impl Block {
     fn check_canaries(&self) {
         let (front, back) = self.canaries();
         if let Some(at) = front.iter().rposition(|byte| *byte != CANARY) {
-            violation!(Pool, "{} was written to {} bytes before it", self.describe(), FRONT - at);
+            violation!(
+                Pool,
+                "{} was written to {} bytes before it",
+                self.describe(),
+                FRONT - at
+            );
         }
         if let Some(at) = back.iter().position(|byte| *byte != CANARY) {
-            violation!(Pool, "{} was written to {at} bytes behind its end", self.describe());
+            violation!(
+                Pool,
+                "{} was written to {at} bytes behind its end",
+                self.describe()
+            );
         }
     }
 }
@@ -207,7 +225,13 @@ pub(crate) fn by(site: usize) -> String {
 /// A block for the driver. Its bytes are [`FRESH`].
 pub(crate) fn allocate(kind: Kind, size: usize, site: usize) -> *mut u8 {
     let guarded = GUARDED.load(Ordering::Relaxed);
-    let mut block = Block { address: 0, size, kind, site, guarded };
+    let mut block = Block {
+        address: 0,
+        size,
+        kind,
+        site,
+        guarded,
+    };
     if guarded {
         let pages = block.pages();
         // SAFETY: a fresh private mapping.
@@ -270,8 +294,16 @@ pub(crate) fn explain(address: usize) -> Option<String> {
     let near = |block: &Block| {
         (block.address.saturating_sub(FRONT)..block.address + block.size + PAGE).contains(&address)
     };
-    let live = heap.live.range(..=address + FRONT).next_back().map(|(_, block)| *block);
-    let dead = heap.dead.range(..=address + FRONT).next_back().map(|(_, dead)| *dead);
+    let live = heap
+        .live
+        .range(..=address + FRONT)
+        .next_back()
+        .map(|(_, block)| *block);
+    let dead = heap
+        .dead
+        .range(..=address + FRONT)
+        .next_back()
+        .map(|(_, dead)| *dead);
     drop(heap);
     if let Some(dead) = dead.filter(|dead| near(&dead.block)) {
         return Some(format!(
@@ -282,7 +314,11 @@ pub(crate) fn explain(address: usize) -> Option<String> {
     }
     live.filter(near).map(|block| {
         if address >= block.address + block.size {
-            format!("{} bytes behind {}", address - block.address - block.size, block.describe())
+            format!(
+                "{} bytes behind {}",
+                address - block.address - block.size,
+                block.describe()
+            )
         } else {
             format!("in {}", block.describe())
         }
@@ -292,7 +328,11 @@ pub(crate) fn explain(address: usize) -> Option<String> {
 /// Ends the test if an address is in memory that was given back.
 pub(crate) fn expect_alive(address: usize, what: &str) {
     let heap = HEAP.lock();
-    let dead = heap.dead.range(..=address).next_back().map(|(_, dead)| *dead);
+    let dead = heap
+        .dead
+        .range(..=address)
+        .next_back()
+        .map(|(_, dead)| *dead);
     drop(heap);
     if let Some(dead) = dead
         && address < dead.block.address + dead.block.size
@@ -340,7 +380,9 @@ pub(crate) fn free(
     heap.dead_bytes += block.size;
     let mut old = Vec::new();
     while heap.dead_bytes > KEPT_BYTES || heap.order.len() > KEPT_BLOCKS {
-        let Some(oldest) = heap.order.pop_front() else { break };
+        let Some(oldest) = heap.order.pop_front() else {
+            break;
+        };
         if let Some(dead) = heap.dead.remove(&oldest) {
             heap.dead_bytes -= dead.block.size;
             old.push(dead);
@@ -355,7 +397,11 @@ pub(crate) fn free(
         let (base, length) = block.mapping();
         // SAFETY: the mapping of this block, which nobody may use any more.
         unsafe {
-            libc::mprotect(std::ptr::with_exposed_provenance_mut(base), length, libc::PROT_NONE);
+            libc::mprotect(
+                std::ptr::with_exposed_provenance_mut(base),
+                length,
+                libc::PROT_NONE,
+            );
         }
     } else {
         block.contents().fill(DEAD);
@@ -390,7 +436,12 @@ fn release(block: &Block) {
     } else {
         let (layout, front) = block.layout();
         // SAFETY: allocated with this layout, and forgotten.
-        unsafe { dealloc(std::ptr::with_exposed_provenance_mut(block.address - front), layout) };
+        unsafe {
+            dealloc(
+                std::ptr::with_exposed_provenance_mut(block.address - front),
+                layout,
+            );
+        };
     }
 }
 
@@ -398,7 +449,10 @@ fn release(block: &Block) {
 pub(crate) fn check_all() {
     let (live, dead): (Vec<Block>, Vec<Dead>) = {
         let heap = HEAP.lock();
-        (heap.live.values().copied().collect(), heap.dead.values().copied().collect())
+        (
+            heap.live.values().copied().collect(),
+            heap.dead.values().copied().collect(),
+        )
     };
     for block in &live {
         block.check_canaries();
@@ -411,5 +465,9 @@ pub(crate) fn check_all() {
 /// What the driver should have given back.
 pub(crate) fn leaks() -> Vec<Block> {
     let heap = HEAP.lock();
-    heap.live.values().filter(|block| block.kind.owned_by_driver()).copied().collect()
+    heap.live
+        .values()
+        .filter(|block| block.kind.owned_by_driver())
+        .copied()
+        .collect()
 }

@@ -68,7 +68,10 @@ impl Image {
                 .data_directories()
                 .get(pe::IMAGE_DIRECTORY_ENTRY_EXCEPTION)
                 .map_or((0, 0), |table| {
-                    (table.virtual_address.get(LE) as usize, table.size.get(LE) as usize)
+                    (
+                        table.virtual_address.get(LE) as usize,
+                        table.size.get(LE) as usize,
+                    )
                 }),
         };
         let headers = bytes
@@ -228,7 +231,10 @@ fn resolve(module: &str, name: &str) -> Result<&'static Imported, String> {
     if let Some(export) = declared
         && export.module != module
     {
-        return Err(format!("{name} is imported from {module}, not from {}", export.module));
+        return Err(format!(
+            "{name} is imported from {module}, not from {}",
+            export.module
+        ));
     }
     let implementation = exports::find(name);
     Ok(Box::leak(Box::new(Imported {
@@ -251,7 +257,10 @@ impl Stubs {
     const ROOM: usize = 4 * PAGE;
 
     fn new() -> Result<Self, String> {
-        Ok(Self { base: map_memory(Self::ROOM)?, used: 0 })
+        Ok(Self {
+            base: map_memory(Self::ROOM)?,
+            used: 0,
+        })
     }
 
     fn add(&mut self, imported: &'static Imported) -> usize {

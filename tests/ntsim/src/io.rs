@@ -45,6 +45,7 @@ pub(crate) fn table() -> Vec<Implementation> {
 pub(crate) const READ_WRITE: ACCESS_MASK = 0x0012_019f;
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Device {
     name: Option<String>,
     driver: usize,
@@ -149,7 +150,10 @@ extern "win64" fn delete_device(object: *mut DEVICE_OBJECT) {
     loop {
         let next = guest::read(link, "the list of devices");
         if next.is_null() {
-            violation!(Device, "a device that is deleted is not in its driver's list");
+            violation!(
+                Device,
+                "a device that is deleted is not in its driver's list"
+            );
         }
         if next == object {
             guest::write(link, device.NextDevice, "the list of devices");
@@ -160,7 +164,10 @@ extern "win64" fn delete_device(object: *mut DEVICE_OBJECT) {
     let gone = with(|io| {
         let device = io.devices.get_mut(&address).expect("looked at above");
         if device.shutdown {
-            violation!(Device, "a device is deleted that still waits for the shutdown");
+            violation!(
+                Device,
+                "a device is deleted that still waits for the shutdown"
+            );
         }
         device.deleted = true;
         device.name = None;
@@ -242,8 +249,16 @@ pub(crate) fn dacl(name: &str) -> Option<Vec<(String, ACCESS_MASK)>> {
 /// Names of devices, and links with their targets.
 pub(crate) fn names() -> (Vec<String>, Vec<(String, String)>) {
     with(|io| {
-        let devices = io.devices.values().filter_map(|device| device.name.clone()).collect();
-        let links = io.links.iter().map(|(link, target)| (link.clone(), target.clone())).collect();
+        let devices = io
+            .devices
+            .values()
+            .filter_map(|device| device.name.clone())
+            .collect();
+        let links = io
+            .links
+            .iter()
+            .map(|(link, target)| (link.clone(), target.clone()))
+            .collect();
         (devices, links)
     })
 }
@@ -270,11 +285,17 @@ pub(crate) fn pending(driver: usize) -> Vec<String> {
             .values()
             .filter(|device| device.driver == driver)
             .map(|device| {
-                format!("the device {} is there", device.name.as_deref().unwrap_or("without a name"))
+                format!(
+                    "the device {} is there",
+                    device.name.as_deref().unwrap_or("without a name")
+                )
             })
             .collect();
-        let names: Vec<&str> =
-            io.devices.values().filter_map(|device| device.name.as_deref()).collect();
+        let names: Vec<&str> = io
+            .devices
+            .values()
+            .filter_map(|device| device.name.as_deref())
+            .collect();
         pending.extend(
             io.links
                 .iter()
@@ -309,13 +330,15 @@ pub(crate) fn open(path: &str, caller: Caller) -> Result<(usize, usize), NTSTATU
                     .then(|| (target.clone(), path[link.len()..].to_owned()))
             })
             .unwrap_or_else(|| {
-                let known = io.devices.values().filter_map(|device| device.name.as_ref()).find(
-                    |name| {
+                let known = io
+                    .devices
+                    .values()
+                    .filter_map(|device| device.name.as_ref())
+                    .find(|name| {
                         lower
                             .strip_prefix(&name.to_lowercase())
                             .is_some_and(|rest| rest.is_empty() || rest.starts_with('\\'))
-                    },
-                );
+                    });
                 match known {
                     Some(name) => (name.clone(), path[name.len()..].to_owned()),
                     None => (path.to_owned(), String::new()),

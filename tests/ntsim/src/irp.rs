@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use kext_nt_sys::io::{
-    DEVICE_OBJECT, DRIVER_CANCEL, IO_STACK_LOCATION, IRP, IRP_MJ_DEVICE_CONTROL,
-    METHOD_BUFFERED, SL_PENDING_RETURNED,
+    DEVICE_OBJECT, DRIVER_CANCEL, IO_STACK_LOCATION, IRP, IRP_MJ_DEVICE_CONTROL, METHOD_BUFFERED,
+    SL_PENDING_RETURNED,
 };
 use kext_nt_sys::ke::{KIRQL, PASSIVE_LEVEL, UserMode};
-use kext_nt_sys::status::{
-    NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, STATUS_PENDING,
-};
+use kext_nt_sys::status::{NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, STATUS_PENDING};
 use kext_nt_sys::types::TRUE;
 use parking_lot::Mutex;
 
@@ -36,7 +34,11 @@ static PROCESS: AtomicU32 = AtomicU32::new(4242);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Parameters<'a> {
     None,
-    Control { code: u32, input: &'a [u8], output: usize },
+    Control {
+        code: u32,
+        input: &'a [u8],
+        output: usize,
+    },
 }
 
 /// How a request ended.
@@ -101,13 +103,22 @@ pub(crate) fn send(
     };
     match &*end {
         _ if returned == STATUS_PENDING && !marked => {
-            violation!(Irp, "{what} returned STATUS_PENDING for a request not marked pending");
+            violation!(
+                Irp,
+                "{what} returned STATUS_PENDING for a request not marked pending"
+            );
         }
         _ if returned == STATUS_PENDING => {}
         _ if marked => {
-            violation!(Irp, "{what} marked a request pending and returned {returned:#x}");
+            violation!(
+                Irp,
+                "{what} marked a request pending and returned {returned:#x}"
+            );
         }
-        None => violation!(Irp, "{what} returned {returned:#x} and did not complete the request"),
+        None => violation!(
+            Irp,
+            "{what} returned {returned:#x} and did not complete the request"
+        ),
         Some(end) if end.status != returned => {
             violation!(
                 Irp,
@@ -154,7 +165,12 @@ fn build(device: usize, major: u8, file: usize, parameters: &Parameters<'_>) -> 
         buffered: true,
         end: Mutex::new(None),
     };
-    if let Parameters::Control { code, input, output } = *parameters {
+    if let Parameters::Control {
+        code,
+        input,
+        output,
+    } = *parameters
+    {
         let control = &raw mut location.Parameters.DeviceIoControl;
         let mut values = guest::read(control, "a stack location");
         values.OutputBufferLength = output as u32;
@@ -187,7 +203,10 @@ extern "win64" fn complete(irp: *mut IRP, _: i8) {
     let Some(request) = with(|requests| requests.get(&address).cloned()) else {
         match heap::explain(address) {
             Some(what) => violation!(Irp, "IofCompleteRequest of {address:#x}, {what}"),
-            None => violation!(Irp, "IofCompleteRequest of {address:#x}, which is no request"),
+            None => violation!(
+                Irp,
+                "IofCompleteRequest of {address:#x}, which is no request"
+            ),
         }
     };
     cpu::no_locks("IofCompleteRequest");
@@ -205,7 +224,10 @@ fn finish(request: &Arc<Request>, status: NTSTATUS, information: usize) {
     }
     let irp = guest::read(irp_at(request.irp), "a request");
     if irp.CancelRoutine.is_some() {
-        violation!(Cancel, "a request is completed that still has a cancel routine");
+        violation!(
+            Cancel,
+            "a request is completed that still has a cancel routine"
+        );
     }
     // Warnings copy what there is, errors nothing.
     let copies = request.buffered && status.cast_unsigned() >> 30 != 3;
@@ -228,7 +250,11 @@ fn finish(request: &Arc<Request>, status: NTSTATUS, information: usize) {
         heap::free(request.buffer, "completion", site, |_| None);
     }
     heap::free(request.irp, "completion", site, |_| None);
-    *end = Some(End { status, output, marked });
+    *end = Some(End {
+        status,
+        output,
+        marked,
+    });
     drop(end);
     dispatcher::notify();
 }
@@ -284,9 +310,17 @@ pub(crate) fn wait(request: &Request) -> (NTSTATUS, Vec<u8>) {
 /// Ends the test unless every request of a file has been completed.
 pub(crate) fn none_left(file: usize, after: &str) {
     dispatcher::settle();
-    let left = with(|requests| requests.values().filter(|request| request.file == file).count());
+    let left = with(|requests| {
+        requests
+            .values()
+            .filter(|request| request.file == file)
+            .count()
+    });
     if left > 0 {
-        violation!(Cancel, "{left} requests are pended after {after} of their file");
+        violation!(
+            Cancel,
+            "{left} requests are pended after {after} of their file"
+        );
     }
 }
 
@@ -298,4 +332,3 @@ pub(crate) fn outstanding() -> usize {
 extern "win64" fn requestor(_: *mut IRP) -> u32 {
     PROCESS.load(Ordering::Relaxed)
 }
-

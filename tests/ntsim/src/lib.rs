@@ -7,6 +7,19 @@
 //! One process is one simulated machine. Tests run in processes of their own: see [`harness`].
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::cast_ptr_alignment,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "memory of a driver is what its structures say, and that is one fact for each block"
+)]
+#![allow(
+    clippy::wildcard_imports,
+    clippy::similar_names,
+    clippy::missing_panics_doc,
+    reason = "names are those of Windows, and many; what panics ends a test, and nothing else"
+)]
 
 mod check;
 mod cpu;
@@ -40,8 +53,8 @@ pub use cpu::{PROCESSORS, deepest_stack};
 pub use exports::implemented;
 pub use faults::{Faults, clear as clear_faults, failed as failed_calls, set as set_faults};
 pub use security::Caller;
+pub use sim::{Device, LoadError, Pending, Sim, Status, guard_pages, set_engine_running};
 pub use wfp::ale::{Endpoint, Held};
 pub use wfp::classify::Classified;
 pub use wfp::inject::{Completion, Injected};
 pub use wfp::packet::{Direction, Packet};
-pub use sim::{Device, LoadError, Pending, Sim, Status, guard_pages, set_engine_running};

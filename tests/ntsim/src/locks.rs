@@ -121,7 +121,7 @@ fn take(lock: *mut KSPIN_LOCK, way: Way, once: bool) -> bool {
             Err(_) => {}
         }
         tries += 1;
-        if tries % 64 == 0 {
+        if tries.is_multiple_of(64) {
             std::thread::yield_now();
         }
         if tries > 200_000_000 {
@@ -141,13 +141,21 @@ fn give_back(lock: *mut KSPIN_LOCK, accept: impl FnOnce(Way) -> Option<String>) 
         Some(held.remove(at))
     });
     let Some(mine) = mine else {
-        violation!(SpinLock, "{} is released by a thread that does not hold it", name(address));
+        violation!(
+            SpinLock,
+            "{} is released by a thread that does not hold it",
+            name(address)
+        );
     };
     if let Some(wrong) = accept(mine.way) {
         violation!(SpinLock, "{}: {wrong}", mine.describe());
     }
     if word.swap(0, Ordering::Release) != mark() {
-        violation!(SpinLock, "{} was overwritten while it was held", name(address));
+        violation!(
+            SpinLock,
+            "{} was overwritten while it was held",
+            name(address)
+        );
     }
     mine.way
 }
@@ -165,7 +173,9 @@ fn check_order(address: usize, site: usize) {
             *of = generation;
             known.clear();
         }
-        held.iter().fold(true, |all, first| !known.insert((*first, address)) && all)
+        // Each pair is noted, also when one before it is new.
+        let new = held.iter().filter(|first| known.insert((**first, address)));
+        new.count() == 0
     });
     if known {
         return;
@@ -182,7 +192,11 @@ fn check_order(address: usize, site: usize) {
                 heap::by(other)
             );
         }
-        order.entry(first).or_default().entry(address).or_insert(site);
+        order
+            .entry(first)
+            .or_default()
+            .entry(address)
+            .or_insert(site);
     }
 }
 
@@ -207,7 +221,11 @@ fn path(order: &HashMap<usize, HashMap<usize, usize>>, from: usize, to: usize) -
 /// it is forgotten.
 pub(crate) fn in_use(address: usize, size: usize) -> Option<String> {
     let range = address..address + size;
-    let held = cpu::held(|held| held.iter().find(|one| range.contains(&one.address)).copied());
+    let held = cpu::held(|held| {
+        held.iter()
+            .find(|one| range.contains(&one.address))
+            .copied()
+    });
     if let Some(held) = held {
         return Some(held.describe());
     }
@@ -252,14 +270,17 @@ extern "win64" fn acquire(lock: *mut KSPIN_LOCK) {
 }
 
 extern "win64" fn try_acquire(lock: *mut KSPIN_LOCK) -> BOOLEAN {
-    if take(lock, Way::AtDispatch, true) { TRUE } else { FALSE }
+    if take(lock, Way::AtDispatch, true) {
+        TRUE
+    } else {
+        FALSE
+    }
 }
 
 extern "win64" fn release(lock: *mut KSPIN_LOCK) {
     give_back(lock, |way| {
         // What was raised by hand may be taken in this way and released in that.
-        (way != Way::AtDispatch)
-            .then(|| "it was taken in another way than it is released".into())
+        (way != Way::AtDispatch).then(|| "it was taken in another way than it is released".into())
     });
 }
 
@@ -272,7 +293,9 @@ fn take_queued(lock: *mut KSPIN_LOCK, handle: *mut KLOCK_QUEUE_HANDLE, old: Opti
 }
 
 fn give_back_queued(handle: *mut KLOCK_QUEUE_HANDLE, raised: bool) -> Option<KIRQL> {
-    let lock = guest::read(handle, "the handle of a queued lock").LockQueue.Lock;
+    let lock = guest::read(handle, "the handle of a queued lock")
+        .LockQueue
+        .Lock;
     let way = give_back(lock, |way| match way {
         Way::Queued(at, _) if at != handle.addr() => Some("released by another handle".into()),
         Way::Queued(_, old) if old.is_some() == raised => None,

@@ -62,9 +62,12 @@ pub(crate) fn create(memory: PVOID, length: u32, kind: Kind, site: usize) -> *mu
 }
 
 extern "win64" fn free(mdl: *mut MDL) {
-    heap::free(mdl.expose_provenance(), "IoFreeMdl", observe::site(), |block| {
-        (block.kind != Kind::Mdl).then(|| "it is no MDL of the driver".into())
-    });
+    heap::free(
+        mdl.expose_provenance(),
+        "IoFreeMdl",
+        observe::site(),
+        |block| (block.kind != Kind::Mdl).then(|| "it is no MDL of the driver".into()),
+    );
 }
 
 /// Where the memory of a list begins.
@@ -80,13 +83,24 @@ pub(crate) fn expect_resident(address: usize, length: usize, what: &str) {
     }
     match heap::containing(address) {
         Some(block) if address + length > block.address + block.size => {
-            violation!(NetBuffer, "{what} is longer than its memory, a {}", block.describe());
+            violation!(
+                NetBuffer,
+                "{what} is longer than its memory, a {}",
+                block.describe()
+            );
         }
         Some(block) if matches!(block.kind, Kind::Pool { paged: true, .. }) => {
-            violation!(NetBuffer, "{what} is in paged memory, a {}", block.describe());
+            violation!(
+                NetBuffer,
+                "{what} is in paged memory, a {}",
+                block.describe()
+            );
         }
         Some(_) => {}
-        None => violation!(NetBuffer, "{what} at {address:#x} is not in memory of the pool"),
+        None => violation!(
+            NetBuffer,
+            "{what} at {address:#x} is not in memory of the pool"
+        ),
     }
 }
 
@@ -94,7 +108,10 @@ pub(crate) extern "win64" fn build(mdl: *mut MDL) {
     heap::expect_alive(mdl.addr(), "an MDL");
     let mdl = guest::borrow(mdl, "an MDL");
     if mdl.MdlFlags & (MDL_SOURCE_IS_NONPAGED_POOL | MDL_PARTIAL) != 0 {
-        violation!(NetBuffer, "MmBuildMdlForNonPagedPool of an MDL that was built already");
+        violation!(
+            NetBuffer,
+            "MmBuildMdlForNonPagedPool of an MDL that was built already"
+        );
     }
     expect_resident(start(mdl), mdl.ByteCount as usize, "the memory of an MDL");
     mdl.MdlFlags |= MDL_SOURCE_IS_NONPAGED_POOL;
@@ -112,7 +129,10 @@ extern "win64" fn build_partial(source: *mut MDL, target: *mut MDL, memory: PVOI
     let inside = memory.addr() >= start(&source)
         && memory.addr() + length as usize <= start(&source) + source.ByteCount as usize;
     if !inside {
-        violation!(NetBuffer, "IoBuildPartialMdl of memory that its source does not have");
+        violation!(
+            NetBuffer,
+            "IoBuildPartialMdl of memory that its source does not have"
+        );
     }
     target.StartVa = memory.map_addr(|address| address & !(PAGE - 1));
     target.ByteOffset = (memory.addr() % PAGE) as u32;
@@ -130,7 +150,10 @@ extern "win64" fn map(
     _: u32,
 ) -> PVOID {
     if bug_check != 0 {
-        violation!(Argument, "MmMapLockedPagesSpecifyCache with a bug check on failure");
+        violation!(
+            Argument,
+            "MmMapLockedPagesSpecifyCache with a bug check on failure"
+        );
     }
     let mdl = guest::borrow(mdl, "an MDL");
     mdl.MdlFlags |= MDL_MAPPED_TO_SYSTEM_VA;

@@ -1,6 +1,7 @@
 //! What is left: processors, the end of the system, messages, random numbers.
 
 use std::ffi::{CStr, c_char};
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kext_nt_sys::bcrypt::BCRYPT_USE_SYSTEM_PREFERRED_RNG;
@@ -35,7 +36,11 @@ pub(crate) fn variadic() -> Vec<Implementation> {
 
 extern "win64" fn current_processor(number: *mut PROCESSOR_NUMBER) -> u32 {
     let processor = cpu::processor();
-    let found = PROCESSOR_NUMBER { Group: 0, Number: processor as u8, Reserved: 0 };
+    let found = PROCESSOR_NUMBER {
+        Group: 0,
+        Number: processor as u8,
+        Reserved: 0,
+    };
     guest::write_optional(number, found, "the number of a processor");
     processor as u32
 }
@@ -52,7 +57,10 @@ extern "win64" fn bug_check(code: u32, a: usize, b: usize, c: usize, d: usize) -
         Some(file) => {
             violation!(BugCheck, "bug check {code:#x}: panic at {file}:{c}:{d}")
         }
-        None => violation!(BugCheck, "bug check {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x})"),
+        None => violation!(
+            BugCheck,
+            "bug check {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x})"
+        ),
     }
 }
 
@@ -68,7 +76,10 @@ pub(crate) fn messages() -> Vec<String> {
     MESSAGES.lock().clone()
 }
 
-#[expect(clippy::too_many_arguments, reason = "as many as our messages can have")]
+#[expect(
+    clippy::many_single_char_names,
+    reason = "as many as our messages can have"
+)]
 extern "win64" fn print(
     _component: u32,
     level: u32,
@@ -84,11 +95,19 @@ extern "win64" fn print(
         violation!(Argument, "DbgPrintEx without a format");
     }
     // SAFETY: the driver promises a string that ends.
-    let format = unsafe { CStr::from_ptr(format) }.to_string_lossy().into_owned();
+    let format = unsafe { CStr::from_ptr(format) }
+        .to_string_lossy()
+        .into_owned();
     if cpu::irql() > PASSIVE_LEVEL
-        && ["%ws", "%ls", "%S", "%wZ", "%C", "%lc"].iter().any(|wide| format.contains(wide))
+        && ["%ws", "%ls", "%S", "%wZ", "%C", "%lc"]
+            .iter()
+            .any(|wide| format.contains(wide))
     {
-        violation!(Irql, "DbgPrintEx of wide text at {}", cpu::irql_name(cpu::irql()));
+        violation!(
+            Irql,
+            "DbgPrintEx of wide text at {}",
+            cpu::irql_name(cpu::irql())
+        );
     }
     let text = formatted(&format, &[a, b, c, d, e, f]);
     let mut messages = MESSAGES.lock();
@@ -126,12 +145,12 @@ fn formatted(format: &str, arguments: &[usize]) -> String {
                     let value = arguments.next().unwrap_or(0);
                     let wide = wide || part == 'p';
                     let value = if wide { value } else { value as u32 as usize };
-                    text.push_str(&match part {
-                        'd' | 'i' if wide => format!("{}", value.cast_signed()),
-                        'd' | 'i' => format!("{}", (value as u32).cast_signed()),
-                        'u' => format!("{value}"),
-                        _ => format!("{value:x}"),
-                    });
+                    let _ = match part {
+                        'd' | 'i' if wide => write!(text, "{}", value.cast_signed()),
+                        'd' | 'i' => write!(text, "{}", (value as u32).cast_signed()),
+                        'u' => write!(text, "{value}"),
+                        _ => write!(text, "{value:x}"),
+                    };
                 }
                 other => text.push(other),
             }
@@ -155,15 +174,13 @@ fn narrow(address: usize, length: Option<usize>) -> String {
 static RANDOM: AtomicU64 = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
 
 /// The same numbers in every run.
-extern "win64" fn random(
-    algorithm: HANDLE,
-    buffer: *mut u8,
-    length: u32,
-    flags: u32,
-) -> NTSTATUS {
+extern "win64" fn random(algorithm: HANDLE, buffer: *mut u8, length: u32, flags: u32) -> NTSTATUS {
     if algorithm.is_null() {
         if flags & BCRYPT_USE_SYSTEM_PREFERRED_RNG == 0 {
-            violation!(Argument, "BCryptGenRandom with neither a provider nor the system's");
+            violation!(
+                Argument,
+                "BCryptGenRandom with neither a provider nor the system's"
+            );
         }
         if cpu::irql() > PASSIVE_LEVEL {
             violation!(

@@ -77,7 +77,12 @@ extern "win64" fn common() {
 extern "win64" fn observe(imported: &'static Imported, from: usize, stack: usize) -> usize {
     LAST.set((from, stack));
     let at = NEXT.get();
-    RECENT.with(|recent| recent[at % REMEMBERED].set(Some(Call { name: imported.name, from })));
+    RECENT.with(|recent| {
+        recent[at % REMEMBERED].set(Some(Call {
+            name: imported.name,
+            from,
+        }));
+    });
     NEXT.set(at.wrapping_add(1));
     let Some(address) = imported.address else {
         violation!(Import, "{} is not there", imported.name);

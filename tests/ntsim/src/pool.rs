@@ -24,20 +24,32 @@ implements! {
 
 extern "win64" fn allocate(flags: POOL_FLAGS, size: usize, tag: u32) -> PVOID {
     if tag == 0 || size == 0 {
-        violation!(Pool, "an allocation of {size} bytes with tag {}", tag_text(tag));
+        violation!(
+            Pool,
+            "an allocation of {size} bytes with tag {}",
+            tag_text(tag)
+        );
     }
     if flags & POOL_FLAG_NON_PAGED_EXECUTE != 0 {
         violation!(Pool, "memory that can be executed, tag {}", tag_text(tag));
     }
     if flags & POOL_FLAG_RAISE_ON_FAILURE != 0 {
-        violation!(Pool, "an allocation that raises an exception, tag {}", tag_text(tag));
+        violation!(
+            Pool,
+            "an allocation that raises an exception, tag {}",
+            tag_text(tag)
+        );
     }
     let paged = flags & POOL_FLAG_PAGED != 0;
     if paged == (flags & POOL_FLAG_NON_PAGED != 0) {
         violation!(Pool, "flags {flags:#x} do not say which pool");
     }
     if paged && cpu::irql() > APC_LEVEL {
-        violation!(Irql, "paged memory is allocated at {}", cpu::irql_name(cpu::irql()));
+        violation!(
+            Irql,
+            "paged memory is allocated at {}",
+            cpu::irql_name(cpu::irql())
+        );
     }
     let memory = heap::allocate(Kind::Pool { tag, paged }, size, observe::site());
     if flags & POOL_FLAG_UNINITIALIZED == 0 {

@@ -107,7 +107,11 @@ extern "win64" fn look_up(id: HANDLE, process: *mut *mut EPROCESS) -> NTSTATUS {
     });
     match found {
         Some(object) => {
-            guest::write(process, std::ptr::without_provenance_mut(object), "a process");
+            guest::write(
+                process,
+                std::ptr::without_provenance_mut(object),
+                "a process",
+            );
             STATUS_SUCCESS
         }
         None => STATUS_INVALID_PARAMETER,
@@ -128,7 +132,10 @@ extern "win64" fn image_name(process: *mut EPROCESS, name: *mut *mut UNICODE_STR
     let units: Vec<u16> = path.encode_utf16().collect();
     let header = size_of::<UNICODE_STRING>();
     let bytes = units.len() * 2;
-    let kind = Kind::Pool { tag: u32::from_le_bytes(*b"SeIn"), paged: true };
+    let kind = Kind::Pool {
+        tag: u32::from_le_bytes(*b"SeIn"),
+        paged: true,
+    };
     let memory = heap::allocate(kind, header + bytes.max(2), observe::site());
     // SAFETY: the block has room for both.
     let text: *mut u16 = unsafe { memory.add(header) }.cast();
@@ -156,7 +163,11 @@ extern "win64" fn reference_by_handle(
         return STATUS_INVALID_HANDLE;
     };
     with(|objects| *objects.references.entry(found).or_default() += 1);
-    guest::write(object, std::ptr::with_exposed_provenance_mut(found), "an object");
+    guest::write(
+        object,
+        std::ptr::with_exposed_provenance_mut(found),
+        "an object",
+    );
     STATUS_SUCCESS
 }
 
@@ -174,7 +185,10 @@ extern "win64" fn dereference(object: PVOID) -> isize {
             *count -= 1;
             count.cast_signed()
         }
-        _ => violation!(Object, "an object is dereferenced more often than referenced"),
+        _ => violation!(
+            Object,
+            "an object is dereferenced more often than referenced"
+        ),
     })
 }
 

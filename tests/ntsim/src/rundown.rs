@@ -45,7 +45,10 @@ extern "win64" fn acquire(rundown: *mut EX_RUNDOWN_REF) -> BOOLEAN {
 extern "win64" fn release(rundown: *mut EX_RUNDOWN_REF) {
     let old = count(rundown).fetch_sub(ONE, Ordering::AcqRel);
     if old < ONE {
-        violation!(Object, "rundown protection is released more often than acquired");
+        violation!(
+            Object,
+            "rundown protection is released more often than acquired"
+        );
     }
     if old & CLOSED != 0 {
         dispatcher::notify();

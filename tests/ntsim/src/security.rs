@@ -1,5 +1,7 @@
 //! Security descriptors, and who may open a device.
 
+use std::fmt::Write as _;
+
 use kext_nt_sys::ke::KPROCESSOR_MODE;
 use kext_nt_sys::se::{
     ACCESS_ALLOWED_ACE, ACE_HEADER, ACL, DACL_SECURITY_INFORMATION, FILE_ALL_ACCESS, GENERIC_ALL,
@@ -136,15 +138,22 @@ extern "win64" fn length_sid(sid: PVOID) -> u32 {
 /// The entries of a list, as bytes.
 fn entries(list: *mut ACL) -> (Vec<&'static [u8]>, usize) {
     let header = guest::read(list, "an access control list");
-    let all = guest::bytes(list.cast(), usize::from(header.AclSize), "an access control list");
+    let all = guest::bytes(
+        list.cast(),
+        usize::from(header.AclSize),
+        "an access control list",
+    );
     let mut at = size_of::<ACL>();
     let mut entries = Vec::new();
     for _ in 0..header.AceCount {
-        let size = all
-            .get(at + 2..at + 4)
-            .map_or(0, |size| usize::from(u16::from_le_bytes([size[0], size[1]])));
+        let size = all.get(at + 2..at + 4).map_or(0, |size| {
+            usize::from(u16::from_le_bytes([size[0], size[1]]))
+        });
         let Some(entry) = all.get(at..at + size).filter(|entry| entry.len() >= 16) else {
-            violation!(Argument, "an access control list whose entries are cut short");
+            violation!(
+                Argument,
+                "an access control list whose entries are cut short"
+            );
         };
         entries.push(entry);
         at += size;
@@ -201,10 +210,13 @@ extern "win64" fn open_by_pointer(
 
 /// `S-1-5-18` of its bytes.
 fn sid_text(sid: &[u8]) -> String {
-    let authority = sid[2..8].iter().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    let authority = sid[2..8]
+        .iter()
+        .fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
     let mut text = format!("S-{}-{authority}", sid[0]);
     for part in sid[8..].chunks_exact(4).take(usize::from(sid[1])) {
-        text += &format!("-{}", u32::from_le_bytes([part[0], part[1], part[2], part[3]]));
+        let part = u32::from_le_bytes([part[0], part[1], part[2], part[3]]);
+        let _ = write!(text, "-{part}");
     }
     text
 }
@@ -218,7 +230,10 @@ extern "win64" fn set_security(
         return STATUS_INVALID_HANDLE;
     };
     if information != DACL_SECURITY_INFORMATION {
-        violation!(Argument, "ZwSetSecurityObject of {information:#x}, not of the list of access");
+        violation!(
+            Argument,
+            "ZwSetSecurityObject of {information:#x}, not of the list of access"
+        );
     }
     let descriptor = guest::read(descriptor, "a security descriptor");
     if descriptor.Control & SE_DACL_PRESENT == 0 {

@@ -90,7 +90,10 @@ impl Sim {
         // SAFETY: the block is that long.
         unsafe { memory.write_bytes(0, size_of::<DRIVER_OBJECT>()) };
         let driver: *mut DRIVER_OBJECT = memory.cast();
-        let sim = Self { image, driver: driver.expose_provenance() };
+        let sim = Self {
+            image,
+            driver: driver.expose_provenance(),
+        };
         {
             let object = crate::guest::borrow(driver, "a driver object");
             object.Type = 4;
@@ -165,7 +168,11 @@ impl Sim {
     ///
     /// If a handle is open: Windows would not call `DriverUnload` then.
     pub fn unload(self) {
-        assert_eq!(io::open_files(self.driver), 0, "close all handles before you unload");
+        assert_eq!(
+            io::open_files(self.driver),
+            0,
+            "close all handles before you unload"
+        );
         let driver: *mut DRIVER_OBJECT = std::ptr::with_exposed_provenance_mut(self.driver);
         let Some(routine) = crate::guest::read(driver, "a driver object").DriverUnload else {
             violation!(Device, "the driver has no DriverUnload");
@@ -194,7 +201,11 @@ impl Sim {
     /// What the I/O manager or the driver says.
     pub fn open_path(&self, path: &str, caller: Caller) -> Result<Device, Status> {
         let (file, device) = io::open(path, caller).map_err(Status)?;
-        Ok(Device { file, device, closed: false })
+        Ok(Device {
+            file,
+            object: device,
+            closed: false,
+        })
     }
 
     /// Lets time pass: timers fire, and what follows from them is done when this returns.
@@ -361,14 +372,18 @@ pub fn guard_pages(on: bool) {
 
 /// The base filtering engine stops, or starts: also before the driver is loaded.
 pub fn set_engine_running(running: bool) {
-    engine::set_state(if running { FWPM_SERVICE_RUNNING } else { FWPM_SERVICE_STOPPED });
+    engine::set_state(if running {
+        FWPM_SERVICE_RUNNING
+    } else {
+        FWPM_SERVICE_STOPPED
+    });
 }
 
 /// A handle to a device.
 #[derive(Debug)]
 pub struct Device {
     file: usize,
-    device: usize,
+    object: usize,
     closed: bool,
 }
 
@@ -384,27 +399,33 @@ impl Device {
 
     /// Sends a control request that may stay pended.
     pub fn start(&self, code: u32, input: &[u8], output: usize) -> Pending {
-        let parameters = Parameters::Control { code, input, output };
-        Pending { request: irp::send(self.device, IRP_MJ_DEVICE_CONTROL, self.file, &parameters) }
+        let parameters = Parameters::Control {
+            code,
+            input,
+            output,
+        };
+        Pending {
+            request: irp::send(self.object, IRP_MJ_DEVICE_CONTROL, self.file, &parameters),
+        }
     }
 
     /// Closes the handle: the driver gets CLEANUP and CLOSE.
     pub fn close(mut self) {
         self.closed = true;
-        faults::paused(|| io::close(self.file, self.device, true));
+        faults::paused(|| io::close(self.file, self.object, true));
     }
 
     /// Closes the handle where no CLEANUP is sent: the driver only gets CLOSE.
     pub fn close_without_cleanup(mut self) {
         self.closed = true;
-        faults::paused(|| io::close(self.file, self.device, false));
+        faults::paused(|| io::close(self.file, self.object, false));
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         if !self.closed && !std::thread::panicking() {
-            io::close(self.file, self.device, true);
+            io::close(self.file, self.object, true);
         }
     }
 }

@@ -15,7 +15,11 @@ pub(crate) fn places(addresses: &[usize]) -> Vec<String> {
     let mut by_image: BTreeMap<usize, (&Image, Vec<usize>)> = BTreeMap::new();
     for (index, address) in addresses.iter().enumerate() {
         if let Some(image) = image::containing(*address) {
-            by_image.entry(image.base).or_insert((image, Vec::new())).1.push(index);
+            by_image
+                .entry(image.base)
+                .or_insert((image, Vec::new()))
+                .1
+                .push(index);
         }
     }
     for (image, indexes) in by_image.values() {
@@ -47,7 +51,10 @@ fn symbolize(path: &Path, offsets: &[usize]) -> Option<Vec<String>> {
             .args(offsets.iter().map(|offset| format!("{offset:#x}")))
             .stdin(Stdio::null())
             .stderr(Stdio::null());
-        command.output().ok().filter(|output| output.status.success())
+        command
+            .output()
+            .ok()
+            .filter(|output| output.status.success())
     })?;
     let text = String::from_utf8(output.stdout).ok()?;
     let mut places = Vec::new();

@@ -17,7 +17,13 @@ const SHARED_USER_DATA: std::ops::Range<usize> = 0xffff_f780_0000_0000..0xffff_f
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP, libc::SIGFPE] {
+        for signal in [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGTRAP,
+            libc::SIGFPE,
+        ] {
             let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_fault;
             // SAFETY: the action is filled completely, and the handler has this signature.
             unsafe {
@@ -32,7 +38,14 @@ pub(crate) fn install() {
 
 /// A copy of `mov REGISTER, cr8` or the reverse: the register's number, whether it is read, length.
 fn level_access(code: &[u8]) -> Option<(usize, bool, usize)> {
-    let [rex @ 0x44..=0x45, 0x0f, direction @ (0x20 | 0x22), modrm, ..] = *code else {
+    let [
+        rex @ 0x44..=0x45,
+        0x0f,
+        direction @ (0x20 | 0x22),
+        modrm,
+        ..,
+    ] = *code
+    else {
         return None;
     };
     // cr8 is register 0 of the second eight.
@@ -67,7 +80,10 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     // SAFETY: the kernel passes both, and nobody else has them.
     let (address, registers) = unsafe {
         let context = &mut *context.cast::<libc::ucontext_t>();
-        ((*info).si_addr().expose_provenance(), &mut context.uc_mcontext.gregs)
+        (
+            (*info).si_addr().expose_provenance(),
+            &mut context.uc_mcontext.gregs,
+        )
     };
     let at = registers[libc::REG_RIP as usize] as usize;
     let inside = image::containing(at);
@@ -86,7 +102,11 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
             return;
         }
         if level_access(code).is_some() {
-            check::report(Check::Irql, "the level is changed behind the kernel's back", &[at]);
+            check::report(
+                Check::Irql,
+                "the level is changed behind the kernel's back",
+                &[at],
+            );
         }
     }
     let kind = match signal {
@@ -100,11 +120,19 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
     } else if address == 0 {
         "address 0, or one that cannot exist".to_owned()
     } else if let Some(image) = image::containing(address) {
-        format!("the image of {}, at offset {:#x}", image.path.display(), address - image.base)
+        format!(
+            "the image of {}, at offset {:#x}",
+            image.path.display(),
+            address - image.base
+        )
     } else {
         heap::explain(address).unwrap_or_else(|| format!("address {address:#x}"))
     };
-    let place = if inside.is_some() { "by the driver" } else { "by a function it called" };
+    let place = if inside.is_some() {
+        "by the driver"
+    } else {
+        "by a function it called"
+    };
     let (check, stack) = if what.contains("freed") {
         (Check::UseAfterFree, [at])
     } else {

@@ -28,11 +28,15 @@ fn frame_size(image: &Image, rva: usize) -> Option<usize> {
     let (table, length) = image.unwind;
     let entry = |index: usize| {
         let at = image.base + table + index * 12;
-        [read_u32(at) as usize, read_u32(at + 4) as usize, read_u32(at + 8) as usize]
+        [
+            read_u32(at) as usize,
+            read_u32(at + 4) as usize,
+            read_u32(at + 8) as usize,
+        ]
     };
     let (mut low, mut high) = (0, length / 12);
     while low < high {
-        let middle = (low + high) / 2;
+        let middle = usize::midpoint(low, high);
         let [begin, end, info] = entry(middle);
         if rva < begin {
             high = middle;
@@ -52,9 +56,8 @@ fn codes(image: &Image, info: usize, depth: u32) -> Option<usize> {
     }
     let at = image.base + info;
     let byte = |offset: usize| (read_u32((at + offset) & !3) >> (8 * ((at + offset) % 4))) as u8;
-    let slot = |index: usize| {
-        usize::from(byte(4 + index * 2)) | usize::from(byte(5 + index * 2)) << 8
-    };
+    let slot =
+        |index: usize| usize::from(byte(4 + index * 2)) | usize::from(byte(5 + index * 2)) << 8;
     let count = usize::from(byte(2));
     let mut size = 0;
     let mut index = 0;

@@ -57,7 +57,10 @@ fn with<R>(work: impl FnOnce(&mut Work) -> R) -> R {
 extern "win64" fn allocate(device: *mut DEVICE_OBJECT) -> *mut IO_WORKITEM {
     io::expect_device(device, "IoAllocateWorkItem");
     let item = heap::allocate(Kind::WorkItem, SIZE, observe::site());
-    with(|work| work.items.insert(item.addr(), (device.expose_provenance(), false)));
+    with(|work| {
+        work.items
+            .insert(item.addr(), (device.expose_provenance(), false))
+    });
     item.cast()
 }
 
@@ -71,7 +74,10 @@ extern "win64" fn queue(
     heap::expect_alive(address, "a work item");
     let start = with(|work| {
         let Some((device, queued)) = work.items.get_mut(&address) else {
-            violation!(Object, "IoQueueWorkItem of {address:#x}, which is no work item");
+            violation!(
+                Object,
+                "IoQueueWorkItem of {address:#x}, which is no work item"
+            );
         };
         if std::mem::replace(queued, true) {
             violation!(Object, "a work item is queued that is queued already");
@@ -167,7 +173,10 @@ fn ended(object: usize) {
 extern "win64" fn terminate_thread(_: NTSTATUS) -> NTSTATUS {
     let object = THREAD.get();
     if object == 0 {
-        violation!(Object, "PsTerminateSystemThread on a thread that the driver did not make");
+        violation!(
+            Object,
+            "PsTerminateSystemThread on a thread that the driver did not make"
+        );
     }
     cpu::no_locks("PsTerminateSystemThread");
     dispatcher::thread_left();

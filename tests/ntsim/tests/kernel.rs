@@ -99,8 +99,14 @@ fn cancelling_races_with_completing() {
 
 fn only_administrators_may_open() {
     let sim = load(Defect::None);
-    for path in [r"\??\PortmasterKext", r"\Device\PortmasterKext", r"\??\PortmasterKext\below"] {
-        let denied = sim.open_path(path, Caller::User).map(|device| device.close());
+    for path in [
+        r"\??\PortmasterKext",
+        r"\Device\PortmasterKext",
+        r"\??\PortmasterKext\below",
+    ] {
+        let denied = sim
+            .open_path(path, Caller::User)
+            .map(kext_ntsim::Device::close);
         assert_eq!(denied, Err(DENIED), "{path}");
         sim.open_path(path, Caller::System).unwrap().close();
     }
@@ -125,8 +131,8 @@ fn a_second_driver_of_the_same_name_does_not_load() {
 fn time_is_simulated() {
     let sim = load(Defect::None);
     let before = sim.time();
-    sim.advance(Duration::from_secs(3600));
-    assert_eq!(sim.time() - before, Duration::from_secs(3600));
+    sim.advance(Duration::from_hours(1));
+    assert_eq!(sim.time(), before + Duration::from_hours(1));
     sim.unload();
 }
 
@@ -176,7 +182,10 @@ fn faults_find_it() {
 }
 
 fn entry_fails() {
-    let _ = Sim::load_as(&driver(), &format!("{}", Defect::DeviceLeftByFailedEntry as u32));
+    let _ = Sim::load_as(
+        &driver(),
+        &format!("{}", Defect::DeviceLeftByFailedEntry as u32),
+    );
 }
 
 macro_rules! tests {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use kext_ntsim::harness::{self, Outcome, Test};
 use kext_ntsim::{
-    Check, Classified, Completion, Direction, Endpoint, Faults, Held, LoadError, Packet, Sim, Status,
-    clear_faults, guard_pages, set_engine_running, set_faults,
+    Check, Classified, Completion, Direction, Endpoint, Faults, Held, LoadError, Packet, Sim,
+    Status, clear_faults, guard_pages, set_engine_running, set_faults,
 };
 use kext_ntsim_drivers::{Defect, MISBEHAVE};
 
@@ -21,7 +21,9 @@ fn load(defect: Defect) -> Sim {
 
 /// A UDP datagram over IPv4 with right checksums.
 fn udp(payload: &[u8]) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    let mut packet = vec![
+        0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ];
     packet.extend([0x30, 0x39, 0, 53]);
     packet.extend((8 + payload.len() as u16).to_be_bytes());
     packet.extend([0, 0]);
@@ -126,8 +128,9 @@ fn packets_come_in_all_shapes() {
         for headroom in [0, 3, 64] {
             for bytes in [udp(b"payload"), with_options.clone()] {
                 for direction in [Direction::Outbound, Direction::Inbound] {
-                    let packet =
-                        Packet::new(direction, bytes.clone()).split(split).headroom(headroom);
+                    let packet = Packet::new(direction, bytes.clone())
+                        .split(split)
+                        .headroom(headroom);
                     assert_eq!(sim.classify(&packet), ABSORBED);
                     assert_eq!(sim.injected()[0].bytes, bytes);
                 }
@@ -136,7 +139,11 @@ fn packets_come_in_all_shapes() {
     }
     let several = Packet::outbound(udp(b"1")).and(udp(b"22")).and(udp(b"333"));
     sim.classify(&several);
-    let lengths: Vec<usize> = sim.injected().iter().map(|packet| packet.bytes.len()).collect();
+    let lengths: Vec<usize> = sim
+        .injected()
+        .iter()
+        .map(|packet| packet.bytes.len())
+        .collect();
     assert_eq!(lengths, [29, 30, 31]);
     sim.unload();
 }

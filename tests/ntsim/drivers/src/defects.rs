@@ -247,7 +247,12 @@ unsafe fn start_timer() -> *mut Timed {
     KeInitializeTimerEx(&raw mut (*timed).timer, NotificationTimer);
     KeInitializeDpc(&raw mut (*timed).dpc, on_timer, timed.cast());
     KeInitializeEvent(&raw mut (*timed).event, SynchronizationEvent, FALSE);
-    KeSetTimerEx(&raw mut (*timed).timer, -10_000_000, 1000, &raw mut (*timed).dpc);
+    KeSetTimerEx(
+        &raw mut (*timed).timer,
+        -10_000_000,
+        1000,
+        &raw mut (*timed).dpc,
+    );
     timed
 }
 
@@ -456,7 +461,11 @@ pub(crate) unsafe fn on_request(irp: *mut IRP) -> NTSTATUS {
         (&raw const (*irp).Flags).read_volatile();
         return STATUS_SUCCESS;
     } else if is(Defect::IrpTooManyBytes) {
-        return complete(irp, STATUS_SUCCESS, parameters.OutputBufferLength as usize + 1);
+        return complete(
+            irp,
+            STATUS_SUCCESS,
+            parameters.OutputBufferLength as usize + 1,
+        );
     } else if is(Defect::IrpOtherStatus) {
         complete(irp, STATUS_SUCCESS, 0);
         return STATUS_BUFFER_TOO_SMALL;
@@ -464,7 +473,9 @@ pub(crate) unsafe fn on_request(irp: *mut IRP) -> NTSTATUS {
         complete(irp, STATUS_PENDING, 0);
     } else if is(Defect::IrpBufferOverrun) {
         let buffer: *mut u8 = (*irp).AssociatedIrp.SystemBuffer.cast();
-        buffer.add(parameters.OutputBufferLength as usize).write_volatile(0);
+        buffer
+            .add(parameters.OutputBufferLength as usize)
+            .write_volatile(0);
     } else if is(Defect::EventUninitialised) {
         let event: *mut KEVENT = allocate(size_of::<KEVENT>()).cast();
         KeSetEvent(event, 0, FALSE);

@@ -176,7 +176,9 @@ unsafe extern "win64" fn control(_: *mut DEVICE_OBJECT, irp: *mut IRP) -> NTSTAT
     let parameters = (*location(irp)).Parameters.DeviceIoControl;
     match parameters.IoControlCode {
         ECHO => {
-            let bytes = parameters.InputBufferLength.min(parameters.OutputBufferLength);
+            let bytes = parameters
+                .InputBufferLength
+                .min(parameters.OutputBufferLength);
             complete(irp, STATUS_SUCCESS, bytes as usize)
         }
         WAIT => wait(irp),
@@ -220,7 +222,11 @@ unsafe fn wait(irp: *mut IRP) -> NTSTATUS {
     // A cancel routine that runs already waits for the lock.
     WAITING.store(irp, SeqCst);
     KeReleaseSpinLock(LOCK.as_ptr(), old);
-    if is(Defect::IrpMarkedButNotPended) { STATUS_SUCCESS } else { STATUS_PENDING }
+    if is(Defect::IrpMarkedButNotPended) {
+        STATUS_SUCCESS
+    } else {
+        STATUS_PENDING
+    }
 }
 
 /// The request that waits, unless a cancel routine has it.

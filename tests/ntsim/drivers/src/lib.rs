@@ -8,6 +8,11 @@
 #![allow(
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
+    clippy::wildcard_imports,
+    clippy::cast_ptr_alignment,
+    clippy::missing_panics_doc,
+    clippy::too_many_lines,
+    clippy::many_single_char_names,
     unsafe_op_in_unsafe_fn,
     reason = "it is wrong on purpose, and runs in ntsim only"
 )]

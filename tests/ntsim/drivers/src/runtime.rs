@@ -2,9 +2,9 @@
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    let (file, line, column) = info
-        .location()
-        .map_or(("", 0, 0), |place| (place.file(), place.line(), place.column()));
+    let (file, line, column) = info.location().map_or(("", 0, 0), |place| {
+        (place.file(), place.line(), place.column())
+    });
     unsafe {
         kext_nt_sys::ke::KeBugCheckEx(
             0x4b45_5854,

@@ -19,7 +19,12 @@ use crate::device::{LOCK, is};
 use crate::names::utf16;
 
 const fn key(number: u8) -> GUID {
-    GUID { Data1: 0x6b65_7874, Data2: 1, Data3: 2, Data4: [0, 0, 0, 0, 0, 0, 0, number] }
+    GUID {
+        Data1: 0x6b65_7874,
+        Data2: 1,
+        Data3: 2,
+        Data4: [0, 0, 0, 0, 0, 0, 0, number],
+    }
 }
 
 const PROVIDER: GUID = key(1);
@@ -32,9 +37,21 @@ struct Hook {
 }
 
 static HOOKS: [Hook; 3] = [
-    Hook { callout: key(3), layer: FWPM_LAYER_OUTBOUND_IPPACKET_V4, connects: false },
-    Hook { callout: key(4), layer: FWPM_LAYER_INBOUND_IPPACKET_V4, connects: false },
-    Hook { callout: key(5), layer: FWPM_LAYER_ALE_AUTH_CONNECT_V4, connects: true },
+    Hook {
+        callout: key(3),
+        layer: FWPM_LAYER_OUTBOUND_IPPACKET_V4,
+        connects: false,
+    },
+    Hook {
+        callout: key(4),
+        layer: FWPM_LAYER_INBOUND_IPPACKET_V4,
+        connects: false,
+    },
+    Hook {
+        callout: key(5),
+        layer: FWPM_LAYER_ALE_AUTH_CONNECT_V4,
+        connects: true,
+    },
 ];
 
 static NAME: [u16; 6] = utf16(b"ntsim\0");
@@ -61,7 +78,10 @@ fn keep(slot: &AtomicUsize, handle: HANDLE) {
 }
 
 fn display() -> FWPM_DISPLAY_DATA0 {
-    FWPM_DISPLAY_DATA0 { name: NAME.as_ptr().cast_mut(), description: ptr::null_mut() }
+    FWPM_DISPLAY_DATA0 {
+        name: NAME.as_ptr().cast_mut(),
+        description: ptr::null_mut(),
+    }
 }
 
 macro_rules! check {
@@ -107,7 +127,11 @@ pub(crate) unsafe fn start(device: *mut DEVICE_OBJECT) -> NTSTATUS {
         callout.notifyFn = Some(notify);
         callout.flowDeleteFn = Some(flow_deleted);
         let mut number = 0;
-        check!(FwpsCalloutRegister2(device.cast(), &raw const callout, &raw mut number));
+        check!(FwpsCalloutRegister2(
+            device.cast(),
+            &raw const callout,
+            &raw mut number
+        ));
         id.store(number, SeqCst);
     }
     let mut change = ptr::null_mut();
@@ -137,14 +161,22 @@ unsafe fn add_objects() -> NTSTATUS {
     let mut provider: FWPM_PROVIDER0 = zeroed();
     provider.providerKey = PROVIDER;
     provider.displayData = display();
-    check!(FwpmProviderAdd0(engine, &raw const provider, ptr::null_mut()));
+    check!(FwpmProviderAdd0(
+        engine,
+        &raw const provider,
+        ptr::null_mut()
+    ));
     let mut provider_key = PROVIDER;
     let mut sublayer: FWPM_SUBLAYER0 = zeroed();
     sublayer.subLayerKey = SUBLAYER;
     sublayer.displayData = display();
     sublayer.providerKey = &raw mut provider_key;
     sublayer.weight = 100;
-    check!(FwpmSubLayerAdd0(engine, &raw const sublayer, ptr::null_mut()));
+    check!(FwpmSubLayerAdd0(
+        engine,
+        &raw const sublayer,
+        ptr::null_mut()
+    ));
     for hook in &HOOKS {
         check!(add_hook(engine, hook, &raw mut provider_key));
     }
@@ -158,7 +190,12 @@ unsafe fn add_hook(engine: HANDLE, hook: &Hook, provider: *mut GUID) -> NTSTATUS
     callout.displayData = display();
     callout.providerKey = provider;
     callout.applicableLayer = hook.layer;
-    check!(FwpmCalloutAdd0(engine, &raw const callout, ptr::null_mut(), ptr::null_mut()));
+    check!(FwpmCalloutAdd0(
+        engine,
+        &raw const callout,
+        ptr::null_mut(),
+        ptr::null_mut()
+    ));
     let mut condition: FWPM_FILTER_CONDITION0 = zeroed();
     condition.fieldKey = FWPM_CONDITION_FLAGS;
     condition.matchType = FWP_MATCH_FLAGS_NONE_SET;
@@ -267,8 +304,7 @@ unsafe extern "win64" fn connects(
     }
     let pends = is(Defect::Pends) || is(Defect::PendLeft) || is(Defect::PendCompletedTwice);
     let mut context = ptr::null_mut();
-    if pends
-        && FwpsPendOperation0((*metadata).completionHandle, &raw mut context) == STATUS_SUCCESS
+    if pends && FwpsPendOperation0((*metadata).completionHandle, &raw mut context) == STATUS_SUCCESS
     {
         keep(&PENDED, context);
         decide(out, FWP_ACTION_BLOCK, FWPS_CLASSIFY_OUT_FLAG_ABSORB);

@@ -99,8 +99,10 @@ impl Endpoint {
         ];
         let mut metadata = classify::no_metadata();
         let mut has = 0;
-        let of_process =
-            matches!(kind, Kind::AleAuthConnect | Kind::AleAuthRecvAccept | Kind::AleEndpointClosure);
+        let of_process = matches!(
+            kind,
+            Kind::AleAuthConnect | Kind::AleAuthRecvAccept | Kind::AleEndpointClosure
+        );
         if of_process {
             has |= FWPS_METADATA_FIELD_PROCESS_ID | FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE;
             metadata.processId = self.process;
@@ -116,7 +118,11 @@ impl Endpoint {
         }
         metadata.currentMetadataValues = has;
         let with_path = matches!(kind, Kind::AleAuthConnect | Kind::AleAuthRecvAccept);
-        let path: Vec<u8> = self.path.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let path: Vec<u8> = self
+            .path
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
         Call {
             layer,
             values,
@@ -130,13 +136,21 @@ impl Endpoint {
 
 /// Shows an endpoint to the callouts that authorize it.
 pub(crate) fn authorize(endpoint: &Endpoint) -> Held {
-    let kind = if endpoint.accepts { Kind::AleAuthRecvAccept } else { Kind::AleAuthConnect };
+    let kind = if endpoint.accepts {
+        Kind::AleAuthRecvAccept
+    } else {
+        Kind::AleAuthConnect
+    };
     let mut call = endpoint.call(kind, PASSIVE_LEVEL);
     let handle = pend::offer(endpoint);
     call.metadata.currentMetadataValues |= FWPS_METADATA_FIELD_COMPLETION_HANDLE;
     call.metadata.completionHandle = std::ptr::without_provenance_mut(handle);
     let classified = classify::run(&call, std::ptr::null_mut(), &|| ());
-    if pend::withdraw(handle) { Held::Pended } else { Held::Decided(classified) }
+    if pend::withdraw(handle) {
+        Held::Pended
+    } else {
+        Held::Decided(classified)
+    }
 }
 
 /// Shows the end of an endpoint, and ends its flow.
@@ -166,7 +180,11 @@ pub(crate) fn stream(endpoint: &Endpoint, bytes: &[u8], sends: bool) -> (Classif
         unsafe { std::mem::zeroed() };
     offset.netBufferList = lent.list;
     let stream = FWPS_STREAM_DATA0 {
-        flags: if sends { FWPS_STREAM_FLAG_SEND } else { FWPS_STREAM_FLAG_RECEIVE },
+        flags: if sends {
+            FWPS_STREAM_FLAG_SEND
+        } else {
+            FWPS_STREAM_FLAG_RECEIVE
+        },
         dataOffset: offset,
         dataLength: bytes.len(),
         netBufferListChain: lent.list,
@@ -184,7 +202,12 @@ pub(crate) fn stream(endpoint: &Endpoint, bytes: &[u8], sends: bool) -> (Classif
     let classified = classify::run(&call, packet.cast(), &|| lent.check());
     let enforced = guest::read(io_packet, "a piece of a stream").countBytesEnforced;
     for block in [data, packet] {
-        heap::free(block.expose_provenance(), "the end of a piece of a stream", 0, |_| None);
+        heap::free(
+            block.expose_provenance(),
+            "the end of a piece of a stream",
+            0,
+            |_| None,
+        );
     }
     lent.give_back();
     (classified, enforced)
@@ -192,7 +215,10 @@ pub(crate) fn stream(endpoint: &Endpoint, bytes: &[u8], sends: bool) -> (Classif
 
 /// Shows a datagram, given from its IP header on if it has come in, else from its transport header.
 pub(crate) fn datagram(endpoint: &Endpoint, bytes: &[u8], sends: bool) -> Classified {
-    let seen = Endpoint { accepts: !sends, ..endpoint.clone() };
+    let seen = Endpoint {
+        accepts: !sends,
+        ..endpoint.clone()
+    };
     let mut call = seen.call(Kind::DatagramData, DISPATCH_LEVEL);
     let transport = if endpoint.protocol == 17 { 8 } else { 0 };
     let mut has = FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;

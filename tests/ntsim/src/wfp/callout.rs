@@ -46,7 +46,11 @@ static NEXT: AtomicUsize = AtomicUsize::new(257);
 
 /// The callout with this key.
 pub(crate) fn by_key(key: &GUID) -> Option<Arc<Callout>> {
-    CALLOUTS.read().values().find(|callout| callout.key == *key).cloned()
+    CALLOUTS
+        .read()
+        .values()
+        .find(|callout| callout.key == *key)
+        .cloned()
 }
 
 /// The callout with this number.
@@ -54,11 +58,7 @@ pub(crate) fn by_id(id: u32) -> Option<Arc<Callout>> {
     CALLOUTS.read().get(&id).cloned()
 }
 
-extern "win64" fn register(
-    device: PVOID,
-    callout: *const FWPS_CALLOUT2,
-    id: *mut u32,
-) -> NTSTATUS {
+extern "win64" fn register(device: PVOID, callout: *const FWPS_CALLOUT2, id: *mut u32) -> NTSTATUS {
     io::expect_device(device.cast(), "FwpsCalloutRegister2");
     let callout = guest::read(callout, "a callout");
     let Some(classify) = callout.classifyFn else {
@@ -121,9 +121,16 @@ pub(crate) fn enter<R>(key: &GUID, call: impl FnOnce(&Callout) -> R) -> Option<R
 
 /// Keys of all callouts that are registered.
 pub(crate) fn registered() -> Vec<String> {
-    CALLOUTS.read().values().map(|callout| key_text(&callout.key)).collect()
+    CALLOUTS
+        .read()
+        .values()
+        .map(|callout| key_text(&callout.key))
+        .collect()
 }
 
 pub(crate) fn pending() -> Vec<String> {
-    registered().iter().map(|key| format!("the callout {key} is registered")).collect()
+    registered()
+        .iter()
+        .map(|key| format!("the callout {key} is registered"))
+        .collect()
 }

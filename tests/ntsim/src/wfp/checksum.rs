@@ -56,7 +56,10 @@ pub(crate) fn wrong(packet: &[u8]) -> Option<String> {
         40 + usize::from(u16::from_be_bytes([packet[4], packet[5]]))
     };
     if length > packet.len() {
-        return Some(format!("the header says {length} bytes, there are {}", packet.len()));
+        return Some(format!(
+            "the header says {length} bytes, there are {}",
+            packet.len()
+        ));
     }
     let packet = &packet[..length];
     if v4 && folded(sum(packet.get(..at)?)) != 0xffff {

@@ -67,14 +67,17 @@ pub(crate) fn addresses(bytes: &[u8], outbound: bool) -> Option<(Value, Value)> 
             (word(12)?, word(16)?)
         }
         6 => {
-            let address = |at: usize| {
-                Some(Value::Address6(bytes.get(at..at + 16)?.try_into().ok()?))
-            };
+            let address =
+                |at: usize| Some(Value::Address6(bytes.get(at..at + 16)?.try_into().ok()?));
             (address(8)?, address(24)?)
         }
         _ => return None,
     };
-    Some(if outbound { (source, destination) } else { (destination, source) })
+    Some(if outbound {
+        (source, destination)
+    } else {
+        (destination, source)
+    })
 }
 
 /// Shows a packet to the callouts of its layer.
@@ -86,7 +89,10 @@ pub(crate) fn packet(packet: &Packet) -> Classified {
         (fields.interface, Value::U32(packet.interface)),
         (fields.sub_interface, Value::U32(packet.sub_interface)),
         (fields.flags, Value::U32(packet.flags)),
-        (fields.compartment, Value::U32(packet.compartment.unwrap_or(1))),
+        (
+            fields.compartment,
+            Value::U32(packet.compartment.unwrap_or(1)),
+        ),
     ];
     if let Some((local, remote)) = addresses(packet.first(), outbound) {
         values.push((fields.local_address, local));
@@ -104,7 +110,14 @@ pub(crate) fn packet(packet: &Packet) -> Classified {
         metadata.currentMetadataValues |= FWPS_METADATA_FIELD_COMPARTMENT_ID;
         metadata.compartmentId = compartment;
     }
-    let call = Call { layer, values, path: None, metadata, level: packet.level, flow: 0 };
+    let call = Call {
+        layer,
+        values,
+        path: None,
+        metadata,
+        level: packet.level,
+        flow: 0,
+    };
     let lists: Vec<Lent> = packet
         .lists
         .iter()
@@ -135,7 +148,10 @@ pub(crate) fn packet(packet: &Packet) -> Classified {
 enum Sublayer {
     Driver(GUID),
     /// Of somebody else.
-    Other { permits: bool, hard: bool },
+    Other {
+        permits: bool,
+        hard: bool,
+    },
 }
 
 /// Calls the callouts of a layer one after the other, as filters and sublayers say.
@@ -153,10 +169,21 @@ pub(crate) fn run(call: &Call, data: PVOID, check: &dyn Fn()) -> Classified {
     let foreign = engine::foreign();
     let mut sublayers: Vec<(u16, Sublayer)> = foreign
         .iter()
-        .map(|(weight, blocks, hard)| (*weight, Sublayer::Other { permits: !blocks, hard: *hard }))
+        .map(|(weight, blocks, hard)| {
+            (
+                *weight,
+                Sublayer::Other {
+                    permits: !blocks,
+                    hard: *hard,
+                },
+            )
+        })
         .collect();
     for active in filters {
-        let own = (active.sublayer_weight, Sublayer::Driver(active.filter.sublayer));
+        let own = (
+            active.sublayer_weight,
+            Sublayer::Driver(active.filter.sublayer),
+        );
         if !sublayers.contains(&own) {
             sublayers.push(own);
         }
@@ -176,7 +203,9 @@ pub(crate) fn run(call: &Call, data: PVOID, check: &dyn Fn()) -> Classified {
                     result
                 }),
         };
-        let Some((permits, hard, absorbs)) = result else { continue };
+        let Some((permits, hard, absorbs)) = result else {
+            continue;
+        };
         if may_write || !permits {
             decision = Some((permits, hard || !may_write));
             absorbed = absorbs;
@@ -184,7 +213,12 @@ pub(crate) fn run(call: &Call, data: PVOID, check: &dyn Fn()) -> Classified {
     }
     let (permitted, hard) = decision.unwrap_or((true, false));
     arguments.give_back();
-    Classified { permitted, absorbed: absorbed && !permitted, hard, called }
+    Classified {
+        permitted,
+        absorbed: absorbed && !permitted,
+        hard,
+        called,
+    }
 }
 
 /// Values and metadata in memory that is lent.
@@ -235,7 +269,9 @@ impl<'a> Arguments<'a> {
                 }
                 Value::Address6(address) => {
                     let target: *mut FWP_BYTE_ARRAY16 = lend(16).cast();
-                    let address = FWP_BYTE_ARRAY16 { byteArray16: *address };
+                    let address = FWP_BYTE_ARRAY16 {
+                        byteArray16: *address,
+                    };
                     guest::write(target, address, "an address");
                     slot.r#type = FWP_BYTE_ARRAY16_TYPE;
                     slot.Anonymous.byteArray16 = target;
@@ -247,7 +283,10 @@ impl<'a> Arguments<'a> {
             let text = lend(path.len().max(1));
             guest::bytes_mut(text, path.len(), "a path").copy_from_slice(path);
             let blob: *mut FWP_BYTE_BLOB = lend(size_of::<FWP_BYTE_BLOB>()).cast();
-            let value = FWP_BYTE_BLOB { size: path.len() as u32, data: text };
+            let value = FWP_BYTE_BLOB {
+                size: path.len() as u32,
+                data: text,
+            };
             guest::write(blob, value, "a path");
             filled.currentMetadataValues |= FWPS_METADATA_FIELD_PROCESS_PATH;
             filled.processPath = blob;
@@ -267,7 +306,14 @@ impl<'a> Arguments<'a> {
         };
         guest::write(fixed, header, "values");
         let out = lend(size_of::<FWPS_CLASSIFY_OUT0>()).cast();
-        Self { call, values, fixed, metadata, out, blocks }
+        Self {
+            call,
+            values,
+            fixed,
+            metadata,
+            out,
+            blocks,
+        }
     }
 
     fn values(&self) -> &[FWPS_INCOMING_VALUE0] {
@@ -323,7 +369,11 @@ impl<'a> Arguments<'a> {
             Some((false, true)) => FWP_ACTION_BLOCK,
             _ => FWP_ACTION_NONE,
         };
-        let rights = if may_write { FWPS_RIGHT_ACTION_WRITE } else { 0 };
+        let rights = if may_write {
+            FWPS_RIGHT_ACTION_WRITE
+        } else {
+            0
+        };
         let fresh = FWPS_CLASSIFY_OUT0 {
             actionType: action,
             outContext: OUT_CONTEXT,
@@ -362,15 +412,16 @@ impl<'a> Arguments<'a> {
     ) -> Option<(bool, bool, bool)> {
         let out = guest::read(self.out, "what a callout decides");
         let who = format!("the callout {}", key_text(key));
-        if (out.outContext, out.filterId, out.reserved)
-            != (OUT_CONTEXT, active.filter.id, RESERVED)
+        if (out.outContext, out.filterId, out.reserved) != (OUT_CONTEXT, active.filter.id, RESERVED)
         {
             violation!(Callout, "{who} wrote outContext, filterId or reserved");
         }
         let (action, kind) = (out.actionType, active.filter.action);
         let absorbs = out.flags & FWPS_CLASSIFY_OUT_FLAG_ABSORB != 0;
         let allowed = match kind {
-            FWP_ACTION_CALLOUT_TERMINATING => [FWP_ACTION_PERMIT, FWP_ACTION_BLOCK].contains(&action),
+            FWP_ACTION_CALLOUT_TERMINATING => {
+                [FWP_ACTION_PERMIT, FWP_ACTION_BLOCK].contains(&action)
+            }
             FWP_ACTION_CALLOUT_INSPECTION => action == FWP_ACTION_CONTINUE,
             _ => [FWP_ACTION_PERMIT, FWP_ACTION_BLOCK, FWP_ACTION_CONTINUE].contains(&action),
         };

@@ -100,10 +100,13 @@ unsafe impl Send for Active {}
 // SAFETY: as above.
 unsafe impl Sync for Active {}
 
-static ACTIVE: RwLock<Option<Arc<HashMap<u16, Vec<Active>>>>> = RwLock::new(None);
+/// Filters by the number of their layer.
+pub(crate) type ByLayer = HashMap<u16, Vec<Active>>;
+
+static ACTIVE: RwLock<Option<Arc<ByLayer>>> = RwLock::new(None);
 
 /// Filters by layer.
-pub(crate) fn active() -> Option<Arc<HashMap<u16, Vec<Active>>>> {
+pub(crate) fn active() -> Option<Arc<ByLayer>> {
     ACTIVE.read().clone()
 }
 
@@ -136,7 +139,9 @@ extern "win64" fn subscribe(
     io::expect_device(device.cast(), "FwpmBfeStateSubscribeChanges0");
     let number = with(|engine| {
         engine.next += 4;
-        engine.subscribers.insert(engine.next, (callback, context.expose_provenance()));
+        engine
+            .subscribers
+            .insert(engine.next, (callback, context.expose_provenance()));
         engine.next
     });
     guest::write(change, handle(number), "a subscription");
@@ -149,7 +154,10 @@ thread_local! {
 
 extern "win64" fn unsubscribe(change: HANDLE) -> NTSTATUS {
     if TELLING.get() {
-        violation!(Engine, "a subscription is ended from its own callback, which waits for itself");
+        violation!(
+            Engine,
+            "a subscription is ended from its own callback, which waits for itself"
+        );
     }
     match with(|engine| engine.subscribers.remove(&change.addr())) {
         Some(_) => STATUS_SUCCESS,
@@ -189,7 +197,10 @@ extern "win64" fn open(
     result: *mut HANDLE,
 ) -> NTSTATUS {
     if !server.is_null() || ![RPC_C_AUTHN_WINNT, RPC_C_AUTHN_DEFAULT].contains(&authentication) {
-        violation!(Argument, "FwpmEngineOpen0 of another machine, or in another way");
+        violation!(
+            Argument,
+            "FwpmEngineOpen0 of another machine, or in another way"
+        );
     }
     let dynamic = !session.is_null()
         && guest::read(session, "a session").flags & FWPM_SESSION_FLAG_DYNAMIC != 0;
@@ -198,7 +209,13 @@ extern "win64" fn open(
             return None;
         }
         engine.next += 4;
-        engine.sessions.insert(engine.next, Session { dynamic, ..Session::default() });
+        engine.sessions.insert(
+            engine.next,
+            Session {
+                dynamic,
+                ..Session::default()
+            },
+        );
         Some(engine.next)
     });
     match number {
@@ -214,7 +231,10 @@ extern "win64" fn close(session: HANDLE) -> NTSTATUS {
     let number = session.addr();
     with(|engine| {
         let Some(session) = engine.sessions.remove(&number) else {
-            violation!(Engine, "FwpmEngineClose0 of {number:#x}, which is no session");
+            violation!(
+                Engine,
+                "FwpmEngineClose0 of {number:#x}, which is no session"
+            );
         };
         if session.dynamic {
             let objects = &mut engine.objects;
@@ -256,19 +276,33 @@ extern "win64" fn begin(handle: HANDLE, flags: u32) -> NTSTATUS {
         if engine.sessions[&number].transaction.is_some() {
             return Err(STATUS_FWP_TXN_IN_PROGRESS);
         }
-        if engine.sessions.values().any(|other| other.transaction.is_some()) {
+        if engine
+            .sessions
+            .values()
+            .any(|other| other.transaction.is_some())
+        {
             return Err(STATUS_FWP_TIMEOUT);
         }
         let copy = engine.objects.clone();
-        engine.sessions.get_mut(&number).expect("looked at above").transaction = Some(copy);
+        engine
+            .sessions
+            .get_mut(&number)
+            .expect("looked at above")
+            .transaction = Some(copy);
         Ok(())
     }))
 }
 
 extern "win64" fn commit(handle: HANDLE) -> NTSTATUS {
     let done = session(handle, |engine, number| {
-        let session = engine.sessions.get_mut(&number).expect("looked at by the caller");
-        engine.objects = session.transaction.take().ok_or(STATUS_FWP_NO_TXN_IN_PROGRESS)?;
+        let session = engine
+            .sessions
+            .get_mut(&number)
+            .expect("looked at by the caller");
+        engine.objects = session
+            .transaction
+            .take()
+            .ok_or(STATUS_FWP_NO_TXN_IN_PROGRESS)?;
         Ok(())
     });
     if done.is_ok() {
@@ -279,8 +313,15 @@ extern "win64" fn commit(handle: HANDLE) -> NTSTATUS {
 
 extern "win64" fn abort(handle: HANDLE) -> NTSTATUS {
     status(session(handle, |engine, number| {
-        let session = engine.sessions.get_mut(&number).expect("looked at by the caller");
-        session.transaction.take().map(|_| ()).ok_or(STATUS_FWP_NO_TXN_IN_PROGRESS)
+        let session = engine
+            .sessions
+            .get_mut(&number)
+            .expect("looked at by the caller");
+        session
+            .transaction
+            .take()
+            .map(|_| ())
+            .ok_or(STATUS_FWP_NO_TXN_IN_PROGRESS)
     }))
 }
 
@@ -293,14 +334,16 @@ fn change(
     let result = session(handle, |engine, number| {
         engine.next += 1;
         let id = engine.next as u64;
-        let session = engine.sessions.get_mut(&number).expect("looked at by the caller");
+        let session = engine
+            .sessions
+            .get_mut(&number)
+            .expect("looked at by the caller");
         let owner = if session.dynamic { number } else { 0 };
-        match &mut session.transaction {
-            Some(objects) => work(objects, owner, id),
-            None => {
-                at_once = true;
-                work(&mut engine.objects, owner, id)
-            }
+        if let Some(objects) = &mut session.transaction {
+            work(objects, owner, id)
+        } else {
+            at_once = true;
+            work(&mut engine.objects, owner, id)
         }
     });
     if at_once && result.is_ok() {
@@ -317,7 +360,11 @@ fn expect_name(name: &FWPM_DISPLAY_DATA0) -> Result<(), NTSTATUS> {
 }
 
 fn expect_provider(objects: &Objects, key: *mut GUID) -> Result<(), NTSTATUS> {
-    if key.is_null() || objects.providers.contains_key(&raw(&guest::read(key, "a key"))) {
+    if key.is_null()
+        || objects
+            .providers
+            .contains_key(&raw(&guest::read(key, "a key")))
+    {
         Ok(())
     } else {
         Err(STATUS_FWP_PROVIDER_NOT_FOUND)
@@ -353,14 +400,22 @@ extern "win64" fn add_sublayer(
     change(handle, |objects, owner, _| {
         expect_name(&sublayer.displayData)?;
         expect_provider(objects, sublayer.providerKey)?;
-        insert(&mut objects.sublayers, &sublayer.subLayerKey, (owner, sublayer.weight))
+        insert(
+            &mut objects.sublayers,
+            &sublayer.subLayerKey,
+            (owner, sublayer.weight),
+        )
     })
 }
 
 extern "win64" fn delete_sublayer(handle: HANDLE, key: *const GUID) -> NTSTATUS {
     let key = guest::read(key, "a key");
     change(handle, |objects, _, _| {
-        if objects.filters.values().any(|(_, filter)| filter.sublayer == key) {
+        if objects
+            .filters
+            .values()
+            .any(|(_, filter)| filter.sublayer == key)
+        {
             return Err(STATUS_FWP_IN_USE);
         }
         objects
@@ -382,11 +437,14 @@ extern "win64" fn add_callout(
     let status = change(handle, |objects, owner, fresh| {
         expect_name(&callout.displayData)?;
         expect_provider(objects, callout.providerKey)?;
-        let layer =
-            layer::by_key(&callout.applicableLayer).ok_or(STATUS_FWP_LAYER_NOT_FOUND)?;
+        let layer = layer::by_key(&callout.applicableLayer).ok_or(STATUS_FWP_LAYER_NOT_FOUND)?;
         // A callout that is registered has its number already.
         number = callout::by_key(&callout.calloutKey).map_or(fresh as u32, |known| known.id);
-        insert(&mut objects.callouts, &callout.calloutKey, (owner, number, layer.id))
+        insert(
+            &mut objects.callouts,
+            &callout.calloutKey,
+            (owner, number, layer.id),
+        )
     });
     if status == STATUS_SUCCESS {
         guest::write_optional(id, number, "the number of a callout");
@@ -404,7 +462,11 @@ extern "win64" fn delete_callout(handle: HANDLE, key: *const GUID) -> NTSTATUS {
         {
             return Err(STATUS_FWP_IN_USE);
         }
-        objects.callouts.remove(&raw(&key)).map(|_| ()).ok_or(STATUS_FWP_CALLOUT_NOT_FOUND)
+        objects
+            .callouts
+            .remove(&raw(&key))
+            .map(|_| ())
+            .ok_or(STATUS_FWP_CALLOUT_NOT_FOUND)
     })
 }
 
@@ -445,7 +507,10 @@ extern "win64" fn add_filter(
         }
         let zero = [0; 16];
         if raw(&filter.key) != zero
-            && objects.filters.values().any(|(_, other)| other.key == filter.key)
+            && objects
+                .filters
+                .values()
+                .any(|(_, other)| other.key == filter.key)
         {
             return Err(STATUS_FWP_ALREADY_EXISTS);
         }
@@ -460,14 +525,21 @@ extern "win64" fn add_filter(
 
 extern "win64" fn delete_filter(handle: HANDLE, id: u64) -> NTSTATUS {
     change(handle, |objects, _, _| {
-        objects.filters.remove(&id).map(|_| ()).ok_or(STATUS_FWP_FILTER_NOT_FOUND)
+        objects
+            .filters
+            .remove(&id)
+            .map(|_| ())
+            .ok_or(STATUS_FWP_FILTER_NOT_FOUND)
     })
 }
 
 extern "win64" fn delete_filter_by_key(handle: HANDLE, key: *const GUID) -> NTSTATUS {
     let key = guest::read(key, "a key");
     change(handle, |objects, _, _| {
-        let found = objects.filters.iter().find(|(_, (_, filter))| filter.key == key);
+        let found = objects
+            .filters
+            .iter()
+            .find(|(_, (_, filter))| filter.key == key);
         let id = *found.ok_or(STATUS_FWP_FILTER_NOT_FOUND)?.0;
         objects.filters.remove(&id);
         Ok(())
@@ -477,7 +549,10 @@ extern "win64" fn delete_filter_by_key(handle: HANDLE, key: *const GUID) -> NTST
 extern "win64" fn free_memory(memory: *mut PVOID) {
     let held = guest::borrow(memory, "memory of the filter engine");
     if !held.is_null() {
-        violation!(Engine, "FwpmFreeMemory0 of what the filter engine has not given");
+        violation!(
+            Engine,
+            "FwpmFreeMemory0 of what the filter engine has not given"
+        );
     }
 }
 
@@ -558,7 +633,9 @@ fn notify(what: FWPS_CALLOUT_NOTIFY_TYPE, filter: &Filter) {
         return;
     }
     callout::enter(&filter.callout, |callout| {
-        let Some(routine) = callout.notify else { return };
+        let Some(routine) = callout.notify else {
+            return;
+        };
         let mut seen = seen(filter, 0);
         let key = match what {
             FWPS_CALLOUT_NOTIFY_DELETE_FILTER => std::ptr::null(),
@@ -599,7 +676,10 @@ pub(crate) fn pending() -> Vec<String> {
     with(|engine| {
         let mut pending = Vec::new();
         if !engine.sessions.is_empty() {
-            pending.push(format!("{} sessions of the filter engine are open", engine.sessions.len()));
+            pending.push(format!(
+                "{} sessions of the filter engine are open",
+                engine.sessions.len()
+            ));
         }
         if !engine.subscribers.is_empty() {
             pending.push(format!(

@@ -5,8 +5,8 @@ use kext_nt_sys::fwpm::{FWPM_FILTER_CONDITION0, FWPM_FILTER0};
 use kext_nt_sys::fwps::FWPS_INCOMING_VALUE0;
 use kext_nt_sys::status::{
     NTSTATUS, STATUS_FWP_CONDITION_NOT_FOUND, STATUS_FWP_INVALID_ACTION_TYPE,
-    STATUS_FWP_INVALID_WEIGHT, STATUS_FWP_LAYER_NOT_FOUND,
-    STATUS_FWP_NULL_DISPLAY_NAME, STATUS_FWP_MATCH_TYPE_MISMATCH, STATUS_FWP_TYPE_MISMATCH,
+    STATUS_FWP_INVALID_WEIGHT, STATUS_FWP_LAYER_NOT_FOUND, STATUS_FWP_MATCH_TYPE_MISMATCH,
+    STATUS_FWP_NULL_DISPLAY_NAME, STATUS_FWP_TYPE_MISMATCH,
 };
 use kext_nt_sys::types::GUID;
 
@@ -61,12 +61,16 @@ impl Condition {
             .of_condition(&condition.fieldKey)
             .ok_or(STATUS_FWP_CONDITION_NOT_FOUND)?;
         let value = &condition.conditionValue;
-        let (value, mask) =
-            bits(value.r#type, &value.Anonymous).ok_or(STATUS_FWP_TYPE_MISMATCH)?;
+        let (value, mask) = bits(value.r#type, &value.Anonymous).ok_or(STATUS_FWP_TYPE_MISMATCH)?;
         if !(FWP_MATCH_EQUAL..=FWP_MATCH_NOT_EQUAL).contains(&condition.matchType) {
             return Err(STATUS_FWP_MATCH_TYPE_MISMATCH);
         }
-        Ok(Self { field, matches: condition.matchType, value, mask })
+        Ok(Self {
+            field,
+            matches: condition.matchType,
+            value,
+            mask,
+        })
     }
 
     fn holds(&self, values: &[FWPS_INCOMING_VALUE0]) -> bool {
@@ -132,8 +136,12 @@ impl Filter {
             })
             .collect::<Result<_, _>>()?;
         // SAFETY: both arms are plain numbers.
-        let (callout, context) =
-            unsafe { (filter.action.Anonymous.calloutKey, filter.Anonymous.rawContext) };
+        let (callout, context) = unsafe {
+            (
+                filter.action.Anonymous.calloutKey,
+                filter.Anonymous.rawContext,
+            )
+        };
         Ok(Self {
             id,
             key: filter.filterKey,

@@ -29,7 +29,11 @@ pub(crate) fn context(flow: u64, layer: u16, callout: u32) -> u64 {
     if flow == 0 {
         return 0;
     }
-    CONTEXTS.lock().get(&(flow, layer, callout)).copied().unwrap_or(0)
+    CONTEXTS
+        .lock()
+        .get(&(flow, layer, callout))
+        .copied()
+        .unwrap_or(0)
 }
 
 /// Whether a callout has contexts.
@@ -82,8 +86,11 @@ extern "win64" fn abort(flow: u64) -> NTSTATUS {
 pub(crate) fn end(flow: u64) {
     let gone: Vec<_> = {
         let mut contexts = CONTEXTS.lock();
-        let keys: Vec<Key> =
-            contexts.keys().filter(|(own, ..)| *own == flow).copied().collect();
+        let keys: Vec<Key> = contexts
+            .keys()
+            .filter(|(own, ..)| *own == flow)
+            .copied()
+            .collect();
         keys.into_iter()
             .filter_map(|key| contexts.remove(&key).map(|context| (key, context)))
             .collect()
@@ -95,5 +102,9 @@ pub(crate) fn end(flow: u64) {
 
 pub(crate) fn pending() -> Vec<String> {
     let count = CONTEXTS.lock().len();
-    if count == 0 { Vec::new() } else { vec![format!("{count} flow contexts are there")] }
+    if count == 0 {
+        Vec::new()
+    } else {
+        vec![format!("{count} flow contexts are there")]
+    }
 }

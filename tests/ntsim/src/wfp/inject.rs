@@ -118,7 +118,10 @@ fn with<R>(work: impl FnOnce(&mut State) -> R) -> R {
 /// Ends the test unless this is an injection handle.
 pub(crate) fn expect_handle(handle: usize, what: &str) {
     if !with(|state| state.handles.contains_key(&handle)) {
-        violation!(Injection, "{what} with {handle:#x}, which is no injection handle");
+        violation!(
+            Injection,
+            "{what} with {handle:#x}, which is no injection handle"
+        );
     }
 }
 
@@ -141,14 +144,23 @@ extern "win64" fn create_handle(family: u16, kinds: u32, result: *mut HANDLE) ->
         }
         state.next += 8;
         let number = HANDLES + state.next;
-        let handle = Handle { family, kinds, closing: false, outstanding: 0 };
+        let handle = Handle {
+            family,
+            kinds,
+            closing: false,
+            outstanding: 0,
+        };
         state.handles.insert(number, handle);
         Some(number)
     });
     let Some(number) = number else {
         return STATUS_FWP_TCPIP_NOT_READY;
     };
-    guest::write(result, std::ptr::without_provenance_mut(number), "an injection handle");
+    guest::write(
+        result,
+        std::ptr::without_provenance_mut(number),
+        "an injection handle",
+    );
     STATUS_SUCCESS
 }
 
@@ -163,7 +175,11 @@ extern "win64" fn destroy_handle(handle: HANDLE) -> NTSTATUS {
         );
     }
     let held = with(|state| {
-        state.handles.get_mut(&number).expect("looked at above").closing = true;
+        state
+            .handles
+            .get_mut(&number)
+            .expect("looked at above")
+            .closing = true;
         state.completion == Completion::Held
     });
     if held {
@@ -191,10 +207,19 @@ extern "win64" fn send(
     complete: FWPS_INJECT_COMPLETE0,
     argument: HANDLE,
 ) -> NTSTATUS {
-    inject(Direction::Outbound, handle, context, flags, (0, 0), compartment, list, complete, argument)
+    inject(
+        Direction::Outbound,
+        handle,
+        context,
+        flags,
+        (0, 0),
+        compartment,
+        list,
+        complete,
+        argument,
+    )
 }
 
-#[expect(clippy::too_many_arguments, reason = "Windows' own")]
 extern "win64" fn receive(
     handle: HANDLE,
     context: HANDLE,
@@ -220,7 +245,10 @@ extern "win64" fn receive(
     )
 }
 
-#[expect(clippy::too_many_arguments, reason = "those of both functions of Windows")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "those of both functions of Windows"
+)]
 fn inject(
     direction: Direction,
     handle: HANDLE,
@@ -268,10 +296,17 @@ fn inject(
     };
     let completion = with(|state| {
         if state.lists.contains(&job.list) {
-            violation!(Injection, "a list is injected that is being injected already");
+            violation!(
+                Injection,
+                "a list is injected that is being injected already"
+            );
         }
         state.lists.push(job.list);
-        state.handles.get_mut(&job.handle).expect("looked at above").outstanding += 1;
+        state
+            .handles
+            .get_mut(&job.handle)
+            .expect("looked at above")
+            .outstanding += 1;
         state.completion
     });
     match completion {
@@ -313,7 +348,10 @@ fn look_at(
         violation!(Injection, "{what} of a list without packets");
     }
     if direction == Direction::Inbound && buffers.len() > 1 {
-        violation!(BugCheck, "bug check 0x1d3 (1): {what} of a list of several packets");
+        violation!(
+            BugCheck,
+            "bug check 0x1d3 (1): {what} of a list of several packets"
+        );
     }
     buffers
         .into_iter()
@@ -321,7 +359,11 @@ fn look_at(
             let known = guest::read(buffer, "a net buffer");
             for mdl in ndis::chain(known.MdlChain) {
                 let mdl = guest::read(mdl, "an MDL");
-                mdl::expect_resident(mdl::start(&mdl), mdl.ByteCount as usize, "a packet's memory");
+                mdl::expect_resident(
+                    mdl::start(&mdl),
+                    mdl.ByteCount as usize,
+                    "a packet's memory",
+                );
             }
             let bytes = ndis::data(&known);
             let version = match family {
@@ -336,9 +378,14 @@ fn look_at(
                     bytes.len()
                 );
             }
-            let first = ndis::pieces(&known).first().map_or(0, |(address, _)| *address);
-            if direction == Direction::Outbound && first % 8 != 0 {
-                violation!(Injection, "{what}: the IP header is at {first:#x}, not at a multiple of 8");
+            let first = ndis::pieces(&known)
+                .first()
+                .map_or(0, |(address, _)| *address);
+            if direction == Direction::Outbound && !first.is_multiple_of(8) {
+                violation!(
+                    Injection,
+                    "{what}: the IP header is at {first:#x}, not at a multiple of 8"
+                );
             }
             bytes
         })
@@ -363,7 +410,10 @@ fn worker() {
 /// The stack takes a packet: callouts see it again, and its list is completed.
 fn run(job: Job, level: KIRQL) {
     if DEPTH.get() > 16 {
-        violation!(Injection, "a packet that was injected is injected again, over and over");
+        violation!(
+            Injection,
+            "a packet that was injected is injected again, over and over"
+        );
     }
     DEPTH.set(DEPTH.get() + 1);
     let list: *mut NET_BUFFER_LIST = std::ptr::with_exposed_provenance_mut(job.list);
@@ -379,11 +429,19 @@ fn run(job: Job, level: KIRQL) {
         let mut packet = Packet::new(job.direction, bytes.clone());
         (packet.interface, packet.sub_interface) = job.interface;
         packet.compartment = Some(job.compartment);
-        packet.mark = Some(Mark { handle: job.handle, context: job.context, earlier: false });
+        packet.mark = Some(Mark {
+            handle: job.handle,
+            context: job.context,
+            earlier: false,
+        });
         let classified = classify::packet(&packet);
         let injected = Injected {
             direction: job.direction,
-            wrong: if job.offloaded { None } else { checksum::wrong(bytes) },
+            wrong: if job.offloaded {
+                None
+            } else {
+                checksum::wrong(bytes)
+            },
             bytes: bytes.clone(),
             interface: job.interface,
             compartment: job.compartment,
@@ -402,7 +460,11 @@ fn run(job: Job, level: KIRQL) {
     cpu::call("the completion of an injection", level, || {
         // SAFETY: the driver gave the routine and its argument for this list.
         unsafe {
-            (job.complete)(std::ptr::with_exposed_provenance_mut(job.argument), list, at_dispatch);
+            (job.complete)(
+                std::ptr::with_exposed_provenance_mut(job.argument),
+                list,
+                at_dispatch,
+            );
         }
     });
     COMPLETING.set(outer);
@@ -419,7 +481,9 @@ fn run(job: Job, level: KIRQL) {
 pub(crate) fn release(most: usize) -> usize {
     let mut count = 0;
     while count < most {
-        let Some(job) = with(|state| state.queue.pop_front()) else { break };
+        let Some(job) = with(|state| state.queue.pop_front()) else {
+            break;
+        };
         // On the test's own thread, below DISPATCH_LEVEL: that is allowed as well.
         run(job, PASSIVE_LEVEL);
         count += 1;
@@ -461,7 +525,10 @@ pub(crate) fn pending() -> Vec<String> {
     with(|state| {
         let mut pending = Vec::new();
         if !state.handles.is_empty() {
-            pending.push(format!("{} injection handles are there", state.handles.len()));
+            pending.push(format!(
+                "{} injection handles are there",
+                state.handles.len()
+            ));
         }
         if !state.lists.is_empty() {
             pending.push(format!("{} injections are under way", state.lists.len()));

@@ -159,15 +159,21 @@ impl Fields {
             (FWPM_CONDITION_INTERFACE_INDEX, self.interface),
             (FWPM_CONDITION_COMPARTMENT_ID, self.compartment),
         ];
-        known.iter().find(|(known, _)| known == key).and_then(|(_, at)| *at)
+        known
+            .iter()
+            .find(|(known, _)| known == key)
+            .and_then(|(_, at)| *at)
     }
 }
 
 /// A key in its usual form.
 pub(crate) fn key_text(key: &GUID) -> String {
-    let tail: String = key.Data4[2..].iter().map(|byte| format!("{byte:02x}")).collect();
+    let head = u16::from_be_bytes([key.Data4[0], key.Data4[1]]);
+    let tail = key.Data4[2..]
+        .iter()
+        .fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
     format!(
-        "{:08x}-{:04x}-{:04x}-{:02x}{:02x}-{tail}",
-        key.Data1, key.Data2, key.Data3, key.Data4[0], key.Data4[1]
+        "{:08x}-{:04x}-{:04x}-{head:04x}-{tail:012x}",
+        key.Data1, key.Data2, key.Data3
     )
 }

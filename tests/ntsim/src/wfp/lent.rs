@@ -144,17 +144,28 @@ impl Lent {
         let info = ndis::info(list, TcpIpChecksumNetBufferListInfo);
         guest::write(info, shape.checksums as usize, "what is known of a packet");
         blocks.push(list.expose_provenance());
-        let entry = Entry { references: 0, returned: None, mark: shape.mark };
+        let entry = Entry {
+            references: 0,
+            returned: None,
+            mark: shape.mark,
+        };
         entries(|entries| entries.insert(list.addr(), entry));
         let before = ndis::buffers(list).into_iter().map(Before::of).collect();
-        Self { list, blocks, before }
+        Self {
+            list,
+            blocks,
+            before,
+        }
     }
 
     /// Ends the test unless everything is as it was.
     pub(crate) fn check(&self) {
         let buffers = ndis::buffers(self.list);
         let same = buffers.len() == self.before.len()
-            && buffers.iter().zip(&self.before).all(|(now, before)| now.addr() == before.buffer);
+            && buffers
+                .iter()
+                .zip(&self.before)
+                .all(|(now, before)| now.addr() == before.buffer);
         if !same {
             violation!(Lent, "the net buffers of a list are others than before");
         }
@@ -183,7 +194,12 @@ impl Lent {
 
 fn free_blocks(blocks: &[usize]) {
     for block in blocks {
-        heap::free(*block, "the end of a packet that was lent", observe::site(), |_| None);
+        heap::free(
+            *block,
+            "the end of a packet that was lent",
+            observe::site(),
+            |_| None,
+        );
     }
 }
 
@@ -193,7 +209,12 @@ impl Before {
         let mdls: Vec<_> = ndis::chain(known.MdlChain)
             .map(|mdl| {
                 let fields = guest::read(mdl, "an MDL");
-                (mdl.addr(), fields.Next.addr(), fields.ByteCount, fields.ByteOffset)
+                (
+                    mdl.addr(),
+                    fields.Next.addr(),
+                    fields.ByteCount,
+                    fields.ByteOffset,
+                )
             })
             .collect();
         let bytes = ndis::chain(known.MdlChain)
@@ -241,7 +262,11 @@ impl Before {
 }
 
 fn bytes_at<'a>(address: usize, length: usize) -> &'a [u8] {
-    guest::bytes(std::ptr::with_exposed_provenance(address), length, "a packet")
+    guest::bytes(
+        std::ptr::with_exposed_provenance(address),
+        length,
+        "a packet",
+    )
 }
 
 extern "win64" fn injection_state(
@@ -281,7 +306,10 @@ extern "win64" fn reference(list: *mut NET_BUFFER_LIST, _: BOOLEAN) {
         None => false,
     });
     if !known {
-        violation!(NetBuffer, "FwpsReferenceNetBufferList0 of what no callout was shown");
+        violation!(
+            NetBuffer,
+            "FwpsReferenceNetBufferList0 of what no callout was shown"
+        );
     }
 }
 
@@ -289,7 +317,10 @@ extern "win64" fn dereference(list: *mut NET_BUFFER_LIST, _: BOOLEAN) {
     let gone = entries(|entries| {
         let entry = match entries.get_mut(&list.addr()) {
             Some(entry) if entry.references > 0 => entry,
-            _ => violation!(NetBuffer, "a packet is dereferenced more often than referenced"),
+            _ => violation!(
+                NetBuffer,
+                "a packet is dereferenced more often than referenced"
+            ),
         };
         entry.references -= 1;
         if entry.references > 0 {
@@ -312,14 +343,21 @@ extern "win64" fn allocate_clone(
     result: *mut *mut NET_BUFFER_LIST,
 ) -> NTSTATUS {
     if flags != 0 {
-        violation!(Argument, "FwpsAllocateCloneNetBufferList0 with flags {flags:#x}");
+        violation!(
+            Argument,
+            "FwpsAllocateCloneNetBufferList0 with flags {flags:#x}"
+        );
     }
     reference(original, FALSE);
     let buffers: Vec<_> = ndis::buffers(original)
         .into_iter()
         .map(|buffer| {
             let known = guest::read(buffer, "a net buffer");
-            (known.MdlChain, known.DataOffset as usize, known.DataLength as usize)
+            (
+                known.MdlChain,
+                known.DataOffset as usize,
+                known.DataLength as usize,
+            )
         })
         .collect();
     let list = ndis::build(Kind::Clone, std::ptr::null_mut(), &buffers);
@@ -336,15 +374,23 @@ extern "win64" fn free_clone(list: *mut NET_BUFFER_LIST, _: u32) {
     }
     heap::expect_alive(address, "a clone");
     let parent = guest::borrow(list, "a clone").ParentNetBufferList;
-    heap::free(address, "FwpsFreeCloneNetBufferList0", observe::site(), |block| {
-        (block.kind != Kind::Clone).then(|| "it is no clone".into())
-    });
+    heap::free(
+        address,
+        "FwpsFreeCloneNetBufferList0",
+        observe::site(),
+        |block| (block.kind != Kind::Clone).then(|| "it is no clone".into()),
+    );
     guest::borrow(parent, "a net buffer list").ChildRefCount -= 1;
     dereference(parent, FALSE);
 }
 
 pub(crate) fn pending() -> Vec<String> {
-    let held = entries(|entries| entries.values().filter(|entry| entry.references > 0).count());
+    let held = entries(|entries| {
+        entries
+            .values()
+            .filter(|entry| entry.references > 0)
+            .count()
+    });
     if held == 0 {
         return Vec::new();
     }

@@ -60,23 +60,41 @@ extern "win64" fn allocate_pool(
     {
         violation!(NetBuffer, "a pool with a header of {header:?}");
     }
-    if parameters.PoolTag == 0 || parameters.ContextSize % 16 != 0 {
-        violation!(NetBuffer, "a pool without tag, or with a context of a wrong size");
+    if parameters.PoolTag == 0 || !parameters.ContextSize.is_multiple_of(16) {
+        violation!(
+            NetBuffer,
+            "a pool without tag, or with a context of a wrong size"
+        );
     }
     let pool = heap::allocate(Kind::NetBufferListPool, 64, observe::site());
     let with_buffer = parameters.fAllocateNetBuffer != FALSE && parameters.DataSize == 0;
-    pools(|pools| pools.insert(pool.expose_provenance(), Pool { with_buffer, live: 0 }));
+    pools(|pools| {
+        pools.insert(
+            pool.expose_provenance(),
+            Pool {
+                with_buffer,
+                live: 0,
+            },
+        )
+    });
     pool.cast()
 }
 
 extern "win64" fn free_pool(pool: HANDLE) {
     let address = pool.expose_provenance();
-    heap::free(address, "NdisFreeNetBufferListPool", observe::site(), |block| {
-        (block.kind != Kind::NetBufferListPool).then(|| "it is no such pool".into())
-    });
+    heap::free(
+        address,
+        "NdisFreeNetBufferListPool",
+        observe::site(),
+        |block| (block.kind != Kind::NetBufferListPool).then(|| "it is no such pool".into()),
+    );
     let pool = pools(|pools| pools.remove(&address)).expect("each has an entry");
     if pool.live > 0 {
-        violation!(NetBuffer, "a pool is freed of which {} lists are in use", pool.live);
+        violation!(
+            NetBuffer,
+            "a pool is freed of which {} lists are in use",
+            pool.live
+        );
     }
 }
 
@@ -217,14 +235,21 @@ pub(crate) fn pieces(buffer: &NET_BUFFER) -> Vec<(usize, usize)> {
         left -= count;
     }
     if left > 0 {
-        violation!(NetBuffer, "a net buffer says {left} bytes more than its MDLs have");
+        violation!(
+            NetBuffer,
+            "a net buffer says {left} bytes more than its MDLs have"
+        );
     }
     pieces
 }
 
 fn memory<'a>(address: usize, length: usize) -> &'a [u8] {
     heap::expect_alive(address, "the data of a net buffer");
-    guest::bytes(std::ptr::with_exposed_provenance(address), length, "the data of a net buffer")
+    guest::bytes(
+        std::ptr::with_exposed_provenance(address),
+        length,
+        "the data of a net buffer",
+    )
 }
 
 /// The bytes of a net buffer.
@@ -295,8 +320,9 @@ pub(crate) fn build(
     known.NdisPoolHandle = pool;
     let mut link = &raw mut known.FirstNetBuffer;
     for (at, (mdls, offset, length)) in buffers.iter().enumerate() {
-        let buffer: *mut NET_BUFFER =
-            memory.wrapping_add(header + at * size_of::<NET_BUFFER>()).cast();
+        let buffer: *mut NET_BUFFER = memory
+            .wrapping_add(header + at * size_of::<NET_BUFFER>())
+            .cast();
         guest::write(link, buffer, "a net buffer list");
         let known = guest::borrow(buffer, "a net buffer");
         known.MdlChain = *mdls;
@@ -333,7 +359,9 @@ extern "win64" fn allocate_list(
         Some(false) => return STATUS_INVALID_PARAMETER,
         None => violation!(NetBuffer, "a list of {pool:p}, which is no pool"),
     }
-    let room: usize = chain(mdls).map(|mdl| guest::read(mdl, "an MDL").ByteCount as usize).sum();
+    let room: usize = chain(mdls)
+        .map(|mdl| guest::read(mdl, "an MDL").ByteCount as usize)
+        .sum();
     if offset as usize + length > room {
         violation!(
             NetBuffer,
@@ -341,7 +369,11 @@ extern "win64" fn allocate_list(
         );
     }
     count(pool, true, "a list");
-    let list = build(Kind::NetBufferList, pool, &[(mdls, offset as usize, length)]);
+    let list = build(
+        Kind::NetBufferList,
+        pool,
+        &[(mdls, offset as usize, length)],
+    );
     guest::write(result, list, "a net buffer list");
     STATUS_SUCCESS
 }
@@ -350,15 +382,30 @@ extern "win64" fn free_list(list: *mut NET_BUFFER_LIST) {
     let address = list.expose_provenance();
     if heap::find(address).is_some_and(|block| block.kind == Kind::NetBufferList) {
         if inject::is_under_way(address) {
-            violation!(Injection, "a net buffer list is freed that is being injected");
+            violation!(
+                Injection,
+                "a net buffer list is freed that is being injected"
+            );
         }
-        count(guest::borrow(list, "a net buffer list").NdisPoolHandle, false, "a list");
+        count(
+            guest::borrow(list, "a net buffer list").NdisPoolHandle,
+            false,
+            "a list",
+        );
     }
     if lent::is_lent(address) {
-        violation!(NetBuffer, "a net buffer list is freed that was lent to a callout");
+        violation!(
+            NetBuffer,
+            "a net buffer list is freed that was lent to a callout"
+        );
     }
-    heap::free(address, "FwpsFreeNetBufferList0", observe::site(), |block| {
-        (block.kind != Kind::NetBufferList).then(|| "it is no net buffer list of the driver".into())
-    });
+    heap::free(
+        address,
+        "FwpsFreeNetBufferList0",
+        observe::site(),
+        |block| {
+            (block.kind != Kind::NetBufferList)
+                .then(|| "it is no net buffer list of the driver".into())
+        },
+    );
 }
-

@@ -66,7 +66,10 @@ impl Packet {
     /// One more packet in the same list: a further net buffer.
     #[must_use]
     pub fn and(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.lists.last_mut().expect("there is one").push(bytes.into());
+        self.lists
+            .last_mut()
+            .expect("there is one")
+            .push(bytes.into());
         self
     }
 
@@ -143,7 +146,11 @@ impl Packet {
     /// Injected by another driver.
     #[must_use]
     pub fn injected_by_other(mut self) -> Self {
-        self.mark = Some(Mark { handle: 1, context: 0, earlier: false });
+        self.mark = Some(Mark {
+            handle: 1,
+            context: 0,
+            earlier: false,
+        });
         self
     }
 

@@ -7,9 +7,7 @@ use kext_nt_sys::fwp::{
     FWP_ACTION_BLOCK, FWP_ACTION_PERMIT, FWP_CONDITION_FLAG_IS_REAUTHORIZE,
     FWP_CONDITION_REAUTHORIZE_REASON_CLASSIFY_COMPLETION,
 };
-use kext_nt_sys::fwps::{
-    FWPS_CLASSIFY_OUT0, FWPS_METADATA_FIELD_COMPLETION_HANDLE,
-};
+use kext_nt_sys::fwps::{FWPS_CLASSIFY_OUT0, FWPS_METADATA_FIELD_COMPLETION_HANDLE};
 use kext_nt_sys::ndis::NET_BUFFER_LIST;
 use kext_nt_sys::status::{
     NTSTATUS, STATUS_FWP_CANNOT_PEND, STATUS_INVALID_PARAMETER, STATUS_SUCCESS,
@@ -49,8 +47,7 @@ pub(crate) struct Asked(Option<(Kind, bool, u64)>);
 
 impl Asked {
     pub(crate) fn new(call: &Call, filter: u64) -> Self {
-        let may =
-            call.metadata.currentMetadataValues & FWPS_METADATA_FIELD_COMPLETION_HANDLE != 0;
+        let may = call.metadata.currentMetadataValues & FWPS_METADATA_FIELD_COMPLETION_HANDLE != 0;
         let again = ale::is_reauthorization(call);
         Self(ASKED.replace(Some((call.layer.kind, may && !again, filter))))
     }
@@ -111,9 +108,16 @@ extern "win64" fn pend(handle: HANDLE, context: *mut HANDLE) -> NTSTATUS {
         Some(number)
     });
     let Some(number) = number else {
-        violation!(Pended, "FwpsPendOperation0 of {handle:p}, which is no completion handle here");
+        violation!(
+            Pended,
+            "FwpsPendOperation0 of {handle:p}, which is no completion handle here"
+        );
     };
-    guest::write(context, std::ptr::without_provenance_mut(number), "a completion context");
+    guest::write(
+        context,
+        std::ptr::without_provenance_mut(number),
+        "a completion context",
+    );
     STATUS_SUCCESS
 }
 
@@ -121,7 +125,10 @@ extern "win64" fn complete(context: HANDLE, list: *mut NET_BUFFER_LIST) {
     let _ = list;
     cpu::no_locks("FwpsCompleteOperation0");
     let Some(endpoint) = with(|state| state.operations.remove(&context.addr())) else {
-        violation!(Pended, "FwpsCompleteOperation0 of {context:p}, which is not pended");
+        violation!(
+            Pended,
+            "FwpsCompleteOperation0 of {context:p}, which is not pended"
+        );
     };
     if endpoint.accepts {
         return;
@@ -152,7 +159,10 @@ extern "win64" fn acquire(context: PVOID, flags: u32, handle: *mut u64) -> NTSTA
 
 extern "win64" fn release(handle: u64) {
     match with(|state| state.classifies.remove(&handle)) {
-        None => violation!(Pended, "FwpsReleaseClassifyHandle0 of what is no classify handle"),
+        None => violation!(
+            Pended,
+            "FwpsReleaseClassifyHandle0 of what is no classify handle"
+        ),
         Some(true) => violation!(Pended, "a classify handle is released that is pended"),
         Some(false) => {}
     }
@@ -205,9 +215,11 @@ pub(crate) fn pending() -> Vec<String> {
             pending.push(format!("{} operations are pended", state.operations.len()));
         }
         if !state.classifies.is_empty() {
-            pending.push(format!("{} classify handles are there", state.classifies.len()));
+            pending.push(format!(
+                "{} classify handles are there",
+                state.classifies.len()
+            ));
         }
         pending
     })
 }
-

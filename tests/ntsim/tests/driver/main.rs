@@ -1,5 +1,6 @@
 //! The driver that ships, in the simulated kernel.
 
+mod captures;
 mod device;
 mod packets;
 mod traffic;
@@ -29,7 +30,8 @@ pub(crate) const fn passes(name: &'static str, run: fn()) -> Test {
     }
 }
 
-static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| [device::TESTS, packets::TESTS].concat());
+static TESTS: LazyLock<Vec<Test>> =
+    LazyLock::new(|| [device::TESTS, packets::TESTS, captures::TESTS].concat());
 
 fn main() -> ExitCode {
     harness::main(&TESTS, &[driver()])

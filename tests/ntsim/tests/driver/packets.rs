@@ -13,28 +13,79 @@ use crate::transport::DeviceTransport;
 use crate::{driver, load, passes};
 
 pub(crate) const TESTS: &[Test] = &[
-    passes("packets::nobody_reads_and_all_is_permitted", nobody_reads_and_all_is_permitted),
-    passes("packets::a_packet_is_held_and_let_go", a_packet_is_held_and_let_go),
+    passes(
+        "packets::nobody_reads_and_all_is_permitted",
+        nobody_reads_and_all_is_permitted,
+    ),
+    passes(
+        "packets::a_packet_is_held_and_let_go",
+        a_packet_is_held_and_let_go,
+    ),
     passes("packets::a_flow_is_cached", a_flow_is_cached),
-    passes("packets::blocked_packets_are_answered", blocked_packets_are_answered),
-    passes("packets::dropped_packets_are_not_answered", dropped_packets_are_not_answered),
-    passes("packets::dns_is_redirected_and_comes_back", dns_is_redirected_and_comes_back),
+    passes(
+        "packets::blocked_packets_are_answered",
+        blocked_packets_are_answered,
+    ),
+    passes(
+        "packets::dropped_packets_are_not_answered",
+        dropped_packets_are_not_answered,
+    ),
+    passes(
+        "packets::dns_is_redirected_and_comes_back",
+        dns_is_redirected_and_comes_back,
+    ),
     passes("packets::all_shapes_come_through", all_shapes_come_through),
-    passes("packets::lists_of_several_lose_none", lists_of_several_lose_none),
-    passes("packets::partial_checksums_are_made_whole", partial_checksums_are_made_whole),
-    passes("packets::loopback_is_decided_as_it_leaves", loopback_is_decided_as_it_leaves),
-    passes("packets::decided_by_others_is_left_alone", decided_by_others_is_left_alone),
+    passes(
+        "packets::lists_of_several_lose_none",
+        lists_of_several_lose_none,
+    ),
+    passes(
+        "packets::partial_checksums_are_made_whole",
+        partial_checksums_are_made_whole,
+    ),
+    passes(
+        "packets::loopback_is_decided_as_it_leaves",
+        loopback_is_decided_as_it_leaves,
+    ),
+    passes(
+        "packets::decided_by_others_is_left_alone",
+        decided_by_others_is_left_alone,
+    ),
     passes("packets::fragments_are_seen_once", fragments_are_seen_once),
-    passes("packets::what_is_no_packet_is_permitted", what_is_no_packet_is_permitted),
-    passes("packets::injections_complete_when_they_like", injections_complete_when_they_like),
-    passes("packets::closing_lets_held_packets_go", closing_lets_held_packets_go),
-    passes("packets::unloading_lets_nothing_behind", unloading_lets_nothing_behind),
-    passes("packets::the_hold_limit_ends_waiting", the_hold_limit_ends_waiting),
-    passes("packets::the_engine_may_come_later_and_go", the_engine_may_come_later_and_go),
-    passes("packets::the_stack_may_not_be_ready", the_stack_may_not_be_ready),
+    passes(
+        "packets::what_is_no_packet_is_permitted",
+        what_is_no_packet_is_permitted,
+    ),
+    passes(
+        "packets::injections_complete_when_they_like",
+        injections_complete_when_they_like,
+    ),
+    passes(
+        "packets::closing_lets_held_packets_go",
+        closing_lets_held_packets_go,
+    ),
+    passes(
+        "packets::unloading_lets_nothing_behind",
+        unloading_lets_nothing_behind,
+    ),
+    passes(
+        "packets::the_hold_limit_ends_waiting",
+        the_hold_limit_ends_waiting,
+    ),
+    passes(
+        "packets::the_engine_may_come_later_and_go",
+        the_engine_may_come_later_and_go,
+    ),
+    passes(
+        "packets::the_stack_may_not_be_ready",
+        the_stack_may_not_be_ready,
+    ),
     passes("packets::processes_are_told", processes_are_told),
     passes("packets::each_call_fails_once", each_call_fails_once),
-    passes("packets::threads_with_faults_keep_the_balance", threads_with_faults_keep_the_balance),
+    passes(
+        "packets::threads_with_faults_keep_the_balance",
+        threads_with_faults_keep_the_balance,
+    ),
 ];
 
 const ABSORBED: Classified = Classified {
@@ -58,7 +109,7 @@ fn once(verdict: Verdict) -> Decision {
     }
 }
 
-fn open(sim: &Sim) -> Session {
+pub(crate) fn open(sim: &Sim) -> Session {
     let transport = DeviceTransport::new(sim.open().unwrap());
     Session::over(Box::new(transport), FLUSH_INTERVAL).unwrap()
 }
@@ -128,7 +179,9 @@ fn a_packet_is_held_and_let_go() {
             assert_eq!(request.info.interface.index, 21);
             assert_eq!(request.info.interface.sub_index, 22);
             assert_eq!(request.info.compartment, 3);
-            session.set_verdict(request.info.id.get(), once(Verdict::Accept)).unwrap();
+            session
+                .set_verdict(request.info.id.get(), once(Verdict::Accept))
+                .unwrap();
             let injected = sim.injected();
             assert_eq!(injected.len(), 1);
             let injected = &injected[0];
@@ -156,7 +209,9 @@ fn a_flow_is_cached() {
     sim.classify(&Packet::outbound(ends.leaving(b"")));
     sim.classify(&Packet::outbound(ends.leaving(b"second")));
     let request = request(&session);
-    session.set_verdict(request.info.id.get(), permanent(Verdict::Accept)).unwrap();
+    session
+        .set_verdict(request.info.id.get(), permanent(Verdict::Accept))
+        .unwrap();
     // Both held packets of the flow leave, in their order.
     let lengths: Vec<usize> = sim.injected().iter().map(|one| one.bytes.len()).collect();
     assert_eq!(lengths, [40, 46]);
@@ -174,7 +229,9 @@ fn a_flow_is_cached() {
 fn decided(sim: &Sim, session: &Session, packet: &Packet, verdict: Verdict) {
     assert_eq!(sim.classify(packet), ABSORBED);
     let request = request(session);
-    session.set_verdict(request.info.id.get(), permanent(verdict)).unwrap();
+    session
+        .set_verdict(request.info.id.get(), permanent(verdict))
+        .unwrap();
 }
 
 fn blocked_packets_are_answered() {
@@ -250,12 +307,15 @@ fn all_shapes_come_through() {
                     let mut ends = ends;
                     ends.local.1 += number as u16 * 100 + headroom as u16;
                     let sent = bytes(&ends, direction, b"payload of a packet");
-                    let packet =
-                        Packet::new(direction, sent.clone()).split(split).headroom(headroom);
+                    let packet = Packet::new(direction, sent.clone())
+                        .split(split)
+                        .headroom(headroom);
                     assert_eq!(sim.classify(&packet), ABSORBED);
                     let request = request(&session);
                     assert_eq!(&*request.payload, sent);
-                    session.set_verdict(request.info.id.get(), once(Verdict::Accept)).unwrap();
+                    session
+                        .set_verdict(request.info.id.get(), once(Verdict::Accept))
+                        .unwrap();
                     let injected = sim.injected();
                     assert_eq!(injected[0].bytes, sent, "{ends:?} {direction:?} {split:?}");
                 }
@@ -264,7 +324,11 @@ fn all_shapes_come_through() {
     }
     close(session);
     sim.unload();
-    assert!(deepest_stack() < 8 * 1024, "{} bytes of stack", deepest_stack());
+    assert!(
+        deepest_stack() < 8 * 1024,
+        "{} bytes of stack",
+        deepest_stack()
+    );
 }
 
 /// One list with three packets: the first is of a cached flow, the others are held. None is lost.
@@ -272,10 +336,18 @@ fn lists_of_several_lose_none() {
     let sim = load();
     let session = open(&sim);
     let known = Ends::udp(4000);
-    decided(&sim, &session, &Packet::outbound(known.leaving(b"x")), Verdict::Accept);
+    decided(
+        &sim,
+        &session,
+        &Packet::outbound(known.leaving(b"x")),
+        Verdict::Accept,
+    );
     sim.injected();
     for in_chain in [false, true] {
-        let others = [Ends::udp(4001 + u16::from(in_chain)), Ends::udp(4003 + u16::from(in_chain))];
+        let others = [
+            Ends::udp(4001 + u16::from(in_chain)),
+            Ends::udp(4003 + u16::from(in_chain)),
+        ];
         let mut packet = Packet::outbound(known.leaving(b"first"));
         for other in others {
             packet = if in_chain {
@@ -286,11 +358,16 @@ fn lists_of_several_lose_none() {
         }
         packet = packet.and(known.leaving(b"last"));
         assert_eq!(sim.classify(&packet), ABSORBED);
-        let mut left: Vec<Vec<u8>> =
-            sim.injected().into_iter().map(|injected| injected.bytes).collect();
+        let mut left: Vec<Vec<u8>> = sim
+            .injected()
+            .into_iter()
+            .map(|injected| injected.bytes)
+            .collect();
         assert_eq!(left, [known.leaving(b"first"), known.leaving(b"last")]);
         for request in requests(&session) {
-            session.set_verdict(request.info.id.get(), once(Verdict::Accept)).unwrap();
+            session
+                .set_verdict(request.info.id.get(), once(Verdict::Accept))
+                .unwrap();
         }
         left.extend(sim.injected().into_iter().map(|injected| injected.bytes));
         assert_eq!(left.len(), 4);
@@ -310,7 +387,9 @@ fn partial_checksums_are_made_whole() {
         let packet = Packet::outbound(partial(&whole, &ends)).checksums(bits);
         assert_eq!(sim.classify(&packet), ABSORBED);
         let request = request(&session);
-        session.set_verdict(request.info.id.get(), once(Verdict::Accept)).unwrap();
+        session
+            .set_verdict(request.info.id.get(), once(Verdict::Accept))
+            .unwrap();
         let injected = sim.injected();
         assert_eq!(injected[0].wrong, None);
         assert_eq!(injected[0].bytes, whole, "{ends:?}");
@@ -323,9 +402,14 @@ fn loopback_is_decided_as_it_leaves() {
     let sim = load();
     let session = open(&sim);
     let ends = Ends::udp(5000);
-    assert_eq!(sim.classify(&Packet::outbound(ends.leaving(b"x")).loopback()), ABSORBED);
+    assert_eq!(
+        sim.classify(&Packet::outbound(ends.leaving(b"x")).loopback()),
+        ABSORBED
+    );
     let request = request(&session);
-    session.set_verdict(request.info.id.get(), once(Verdict::Accept)).unwrap();
+    session
+        .set_verdict(request.info.id.get(), once(Verdict::Accept))
+        .unwrap();
     let injected = sim.injected();
     assert_eq!(injected.len(), 1);
     assert_eq!(injected[0].direction, Direction::Outbound);
@@ -414,7 +498,9 @@ fn injections_complete_when_they_like() {
             sim.classify(&Packet::outbound(Ends::udp(9000 + port).leaving(b"x")));
         }
         for request in requests(&session) {
-            session.set_verdict(request.info.id.get(), permanent(Verdict::Accept)).unwrap();
+            session
+                .set_verdict(request.info.id.get(), permanent(Verdict::Accept))
+                .unwrap();
         }
         if completion == Completion::Held {
             assert_eq!(sim.injections(), 8);
@@ -462,7 +548,7 @@ fn unloading_lets_nothing_behind() {
         }
         let reads: Vec<_> = (0..20).map(|_| device.start(hello, b"NA", 72)).collect();
         device.close();
-        assert!(reads.iter().all(|read| read.ended()));
+        assert!(reads.iter().all(kext_ntsim::Pending::ended));
         sim.unload();
     }
 }
@@ -493,7 +579,11 @@ fn the_engine_may_come_later_and_go() {
         let (providers, sublayers, added, filters) = sim.engine_objects();
         assert_eq!((providers, added), (1, callouts));
         assert!(sublayers >= 1 && filters >= callouts);
-        assert_eq!(sim.classify(&Packet::outbound(Ends::udp(1).leaving(b"x"))).called, 1);
+        assert_eq!(
+            sim.classify(&Packet::outbound(Ends::udp(1).leaving(b"x")))
+                .called,
+            1
+        );
         sim.set_engine_running(false);
         sim.settle();
         assert_eq!(sim.engine_objects(), (0, 0, 0, 0));
@@ -516,7 +606,9 @@ fn the_stack_may_not_be_ready() {
     sim.stack_ready(true);
     sim.classify(&Packet::outbound(Ends::udp(2).leaving(b"x")));
     for request in requests(&session) {
-        session.set_verdict(request.info.id.get(), permanent(Verdict::Accept)).unwrap();
+        session
+            .set_verdict(request.info.id.get(), permanent(Verdict::Accept))
+            .unwrap();
     }
     assert_eq!(sim.injected().len(), 1);
     close(session);
@@ -549,8 +641,13 @@ fn processes_are_told() {
         sim.authorize(&endpoint(&ends, process, false));
         sim.classify(&Packet::outbound(ends.leaving(b"x")));
         let request = request(&session);
-        assert_eq!(request.info.process_id.map(kext_types::ProcessId::get), Some(process));
-        session.set_verdict(request.info.id.get(), permanent(Verdict::Accept)).unwrap();
+        assert_eq!(
+            request.info.process_id.map(kext_types::ProcessId::get),
+            Some(process)
+        );
+        session
+            .set_verdict(request.info.id.get(), permanent(Verdict::Accept))
+            .unwrap();
         sim.close_endpoint(&endpoint(&ends, process, false));
     }
     close(session);
@@ -665,7 +762,7 @@ fn threads_with_faults_keep_the_balance() {
                     let verdict = [Verdict::Accept, Verdict::Block, Verdict::Drop][count % 3];
                     let decision = Decision {
                         verdict,
-                        permanent: count % 2 == 0,
+                        permanent: count.is_multiple_of(2),
                     };
                     let _ = session.set_verdict(id, decision);
                 }
@@ -685,7 +782,11 @@ fn threads_with_faults_keep_the_balance() {
         assert!(counters.seen() >= 4 * rounds);
         close(session);
         sim.advance(std::time::Duration::from_secs(1));
-        assert!(sim.injected().iter().all(|injected| injected.wrong.is_none()));
+        assert!(
+            sim.injected()
+                .iter()
+                .all(|injected| injected.wrong.is_none())
+        );
         sim.unload();
     }
 }

@@ -80,8 +80,7 @@ fn packet(ends: &Ends, from: (u8, u16), to: (u8, u16), payload: &[u8]) -> Vec<u8
     };
     body.extend(payload);
     let (source, destination) = (ends.address(from.0), ends.address(to.0));
-    let pseudo =
-        sum(&source) + sum(&destination) + u32::from(ends.protocol) + body.len() as u32;
+    let pseudo = sum(&source) + sum(&destination) + u32::from(ends.protocol) + body.len() as u32;
     let whole = checksum(pseudo + sum(&body));
     body[place..place + 2].copy_from_slice(&whole);
     let length = body.len() as u16;
