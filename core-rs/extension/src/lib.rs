@@ -169,15 +169,19 @@ impl<H: Host> Extension<H> {
     pub fn tick(&self) -> bool {
         let now = self.host.now();
         let mut left = TICK_LIMIT as u32;
+        let mut idle = true;
         // Bound: TICK_LIMIT, as each turn counts for one packet at least.
         while left > 0 {
             let Some(releases) = self.engine.tick(now) else {
                 break;
             };
+            idle = false;
             let gone = self.end_all(releases.at_most(left.min(TICK_EACH)));
             left = left.saturating_sub(gone.max(1));
         }
-        self.wake_readers();
+        if !idle {
+            self.wake_readers();
+        }
         self.end_closing();
         left == 0
     }

@@ -22,8 +22,6 @@ pub(super) struct Backend {
     writes: bool,
     /// Whether anybody ever sleeps until the next packet is due.
     paced: bool,
-    /// Counts requests that were raised, and now and then once too often.
-    raised: AtomicU64,
     output: Mutex<Output>,
     /// Counts calls of [`Backend::wake`], so that none is lost between looking whether there is
     /// something to do and falling asleep. Nothing is called while it is locked.
@@ -55,7 +53,6 @@ impl Backend {
             random: AtomicU64::new(0),
             writes: output.is_some(),
             paced,
-            raised: AtomicU64::new(0),
             output: Mutex::new(Output {
                 writer: output.map(CaptureWriter::create).transpose()?,
                 error: None,
@@ -92,11 +89,6 @@ impl Backend {
         if *wakes == seen {
             self.woken.wait_until(&mut wakes, until);
         }
-    }
-
-    /// How many requests have been raised, perhaps some more.
-    pub(super) fn raised(&self) -> u64 {
-        self.raised.load(Ordering::Relaxed)
     }
 
     /// Whether packets that leave are written.
@@ -193,7 +185,6 @@ impl Host for Backend {
     }
 
     fn requests_ready(&self) {
-        self.raised.fetch_add(1, Ordering::Relaxed);
         self.wake();
     }
 }

@@ -251,9 +251,6 @@ impl Run for Mutex<Feed> {
         let mut turn = feed.turns;
         let mut gather = Gather::new(extension, wanted.most, feed.largest);
         let mut presented: u64 = 0;
-        // Counted along, as asking costs a lock for each packet; asked again before it counts.
-        let mut queued = extension.engine().queued_requests();
-        let mut raised = extension.host().raised();
         // Whether the last packet is held without a request: it waits with a flow that was asked
         // about before.
         let mut joined = false;
@@ -268,9 +265,7 @@ impl Run for Mutex<Feed> {
             if let Some(status) = stop() {
                 return Err(status);
             }
-            if joined || queued >= gather.most() {
-                queued = extension.engine().queued_requests();
-            }
+            let queued = extension.engine().queued_requests();
             if !extension.is_reading() || queued >= gather.most() || (joined && queued > 0) {
                 return Ok(Fed::Ready);
             }
@@ -301,17 +296,12 @@ impl Run for Mutex<Feed> {
                     let until = until.min(now + TICK);
                     MutexGuard::unlocked(&mut feed, || extension.host().sleep(wakes, until));
                     gather.look(extension);
-                    queued = extension.engine().queued_requests();
-                    raised = extension.host().raised();
                     continue;
                 }
             }
             let held = feed.present(extension, &lane);
             gather.presented(time, len, held);
-            let new = extension.host().raised().saturating_sub(raised);
-            joined = held && new == 0;
-            queued = queued.saturating_add(u32::try_from(new).unwrap_or(u32::MAX));
-            raised = raised.saturating_add(new);
+            joined = held && extension.engine().queued_requests() <= queued;
             feed.largest = gather.largest();
             presented += 1;
             if !presented.is_multiple_of(CLOCK_STRIDE) {
@@ -324,9 +314,8 @@ impl Run for Mutex<Feed> {
             }
             feed.turns += 1;
             turn = feed.turns;
-            queued = extension.engine().queued_requests();
             // Gathering has bounds of its own.
-            if wanted.is_over() && queued == 0 {
+            if wanted.is_over() && extension.engine().queued_requests() == 0 {
                 return Ok(Fed::Deadline);
             }
         }
