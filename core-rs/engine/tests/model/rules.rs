@@ -209,6 +209,10 @@ impl Model {
             self.take(0, evicted, 0, full);
             raised |= self.ask_first(&flow);
         }
+        if is_error && !self.waiting.contains_key(flow) {
+            // Its flow has made room for it.
+            return self.end(Action::Drop(Reason::DroppedPacketCacheFull));
+        }
         let of_flow = self.of_flow(flow);
         if of_flow.len() == CAPACITIES.flow_packets as usize {
             let second = self.held[of_flow[0]].asked && !self.held[of_flow[1]].asked;
