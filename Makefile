@@ -1,6 +1,6 @@
 # The commands that a person types. Each is one chore of xtask; `cargo xtask help` lists them all.
 
-.PHONY: help demo test lint bench wheel driver captures clean
+.PHONY: help demo test lint docs bench wheel driver captures clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 — /p' Makefile
@@ -13,6 +13,9 @@ test: ## run every test tier that this machine can run (TIERS="unit no-std" choo
 
 lint: ## format, lints, types, stubs, documentation, dependencies
 	cargo xtask lint
+
+docs: ## build the documentation site into target/site
+	cargo xtask docs
 
 bench: ## measure the engine, rule policies, the replay path and the paths from Python
 	cargo xtask bench

@@ -13,6 +13,7 @@ of several runs, ratios are to the first path, and the targets are those of the 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import os
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import portmaster_kext as pk
+from portmaster_kext.options import Payload
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +44,7 @@ class Way:
     """Decides so many requests, and returns how many it has decided."""
 
 
-def _open(
-    count: int, *, data: int = 64, payload: pk.session.Payload = 0, interval: float = 0.001
-) -> pk.Kext:
+def _open(count: int, *, data: int = 64, payload: Payload = 0, interval: float = 0.001) -> pk.Kext:
     return pk.open(
         f"synthetic:{count},payload={data}",
         payload=payload,
@@ -126,16 +126,82 @@ def batch_objects(count: int) -> int:
         return kext.counters().events["verdict_applied"]
 
 
+def _rules() -> pk.Policy:
+    """A hundred rules of networks and ports, few of which match."""
+    networks = [
+        pk.Rule(pk.Verdict.DROP, remote=[f"{a}.{b}.0.0/16", f"{a}.{b + 16}.{a}.0/24"])
+        for a in (3, 17, 44, 91, 203)
+        for b in range(10)
+    ]
+    ports = [
+        pk.Rule(pk.Verdict.BLOCK, protocol="udp", remote_port=[port, f"{port + 20}-{port + 29}"])
+        for port in range(20_000, 45_000, 500)
+    ]
+    return pk.Policy([*networks, *ports], default=pk.Verdict.ACCEPT)
+
+
+def rules(count: int) -> int:
+    """A policy of a hundred rules over batches."""
+    policy = _rules()
+    if len(policy) != 100:
+        raise SystemExit(f"{len(policy)} rules are not a hundred")
+    with _open(count) as kext:
+        policy.run(kext)
+        return kext.counters().events["verdict_applied"]
+
+
+def rules_asked(count: int) -> int:
+    """The same, with each miss asked for in Python."""
+    policy = pk.Policy(_rules().rules, otherwise=lambda _: pk.Verdict.ACCEPT)
+    with _open(count) as kext:
+        policy.run(kext)
+        return kext.counters().events["verdict_applied"]
+
+
+def awaited(count: int) -> int:
+    """`async for` over single requests: one attribute read, one verdict each."""
+
+    async def main() -> int:
+        async with pk.open_async(f"synthetic:{count}") as kext:
+            async for request in kext:
+                if request.remote_port == 80:
+                    request.drop()
+                else:
+                    request.accept()
+            return kext.counters().events["verdict_applied"]
+
+    return asyncio.run(main())
+
+
+def awaited_batches(count: int) -> int:
+    """`async for` over batches, decided with NumPy."""
+
+    async def main() -> int:
+        decided = 0
+        async with pk.open_async(f"synthetic:{count}") as kext:
+            async for batch in kext.batches():
+                verdicts = np.where(batch.remote_port == 80, np.uint8(4), np.uint8(2))
+                outcomes = batch.set_verdicts(verdicts)
+                decided += int(len(outcomes) - np.count_nonzero(outcomes))
+        return decided
+
+    return asyncio.run(main())
+
+
 WAYS = [
     Way("arrays", "arrays: receive, decide with NumPy, set", 3_000_000, 2_000_000, arrays),
     Way("temporary", "arrays: the same, verdicts not cached", None, 2_000_000, arrays_temporary),
     Way("scalar", "arrays: one verdict for each batch", None, 2_000_000, scalar),
+    Way("rules", "rules: a hundred over batches", 1_500_000, 2_000_000, rules),
+    Way("rules-asked", "rules: each miss asked for in Python", None, 500_000, rules_asked),
     Way("iterator", "iterator: one attribute, one verdict", 600_000, 2_000_000, iterator),
     Way("payload", "iterator: whole 512-byte payloads", 300_000, 1_000_000, iterator_payload),
     Way("objects", "batches: the object of each request", None, 1_000_000, batch_objects),
     Way("at-once", "iterator: each verdict sent at once", None, 500_000, iterator_at_once),
+    Way("asyncio", "asyncio: one attribute, one verdict", 150_000, 1_000_000, awaited),
+    Way("asyncio-arrays", "asyncio: batches as arrays", None, 2_000_000, awaited_batches),
 ]
-"""In the order in which they are told. Rows for asyncio and rule policies belong here too."""
+"""In the order in which they are told."""
 
 FLAT = 10_000_000
 """Requests over which memory has to stay flat."""

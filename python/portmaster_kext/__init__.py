@@ -19,11 +19,12 @@ from portmaster_kext._native import (
     VerdictRequest,
     __version__,
 )
+from portmaster_kext.async_session import AsyncBatches, AsyncKext, OpeningKext, open_async
 from portmaster_kext.config import (
     Capacities,
     Config,
+    FallbackPolicy,
     FragmentPolicy,
-    Policy,
     RedirectTarget,
     Special,
 )
@@ -39,16 +40,22 @@ from portmaster_kext.errors import (
     ExtensionError,
     ForkError,
     InvalidVerdictError,
+    LoopError,
     NotHeldError,
+    PolicyError,
     ProtocolMismatchError,
     UnknownIdError,
 )
 from portmaster_kext.flows import ConnectionEvents, FlowEvent, Flows
+from portmaster_kext.rules import NO_RULE, Policy, PolicyDecisions, Rule
 from portmaster_kext.session import Kext, open  # noqa: A004
 from portmaster_kext.verdicts import Decision, Direction, FlowEnd, FlowOrigin, Outcome, Verdict
 
 __all__ = [
+    "NO_RULE",
     "AlreadyDecidedError",
+    "AsyncBatches",
+    "AsyncKext",
     "CancelledError",
     "Capacities",
     "CaptureError",
@@ -62,6 +69,7 @@ __all__ = [
     "Direction",
     "Error",
     "ExtensionError",
+    "FallbackPolicy",
     "Flow",
     "FlowBatch",
     "FlowEnd",
@@ -73,17 +81,23 @@ __all__ = [
     "FragmentPolicy",
     "InvalidVerdictError",
     "Kext",
+    "LoopError",
     "NotHeldError",
+    "OpeningKext",
     "Outcome",
     "Policy",
+    "PolicyDecisions",
+    "PolicyError",
     "ProtocolMismatchError",
     "RedirectTarget",
     "ReplayReport",
     "RequestBatch",
+    "Rule",
     "Special",
     "UnknownIdError",
     "Verdict",
     "VerdictRequest",
     "__version__",
     "open",
+    "open_async",
 ]

@@ -3,7 +3,7 @@
 Its public classes are re-exported by `portmaster_kext`; import them from there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, final
 
@@ -11,16 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from portmaster_kext.config import Capacities, Config
+from portmaster_kext.rules import Rule
 from portmaster_kext.verdicts import Direction, Verdict
 
 __all__ = [
     "PROTOCOL_VERSION",
+    "AsyncReader",
     "Batches",
     "Flow",
     "FlowBatch",
     "FlowEventBatch",
     "ReplayReport",
     "RequestBatch",
+    "RulePolicy",
     "Session",
     "VerdictRequest",
     "__version__",
@@ -34,7 +37,15 @@ PROTOCOL_VERSION: Final[int]
 
 @final
 class VerdictRequest:
-    """A held packet that waits for a verdict. Immutable, hashable, equal by session and id."""
+    """A held packet that waits for a verdict. Immutable, hashable, equal by session and id.
+
+    >>> with pk.open("synthetic:1") as kext:
+    ...     request = next(kext)
+    >>> request
+    <VerdictRequest #...: outbound UDP 10.0.0.1:... -> ...:443, 92 bytes>
+    >>> request.protocol, request.local_address, str(request.direction)
+    (17, IPv4Address('10.0.0.1'), 'outbound')
+    """
 
     @property
     def id(self) -> int:
@@ -111,6 +122,15 @@ class RequestBatch:
     the batch's own memory, valid for as long as they are kept. Anything that reads Arrow (pyarrow,
     polars, DuckDB, …) takes the batch as a table with the same columns, without a copy; there
     `time` is a timestamp in nanoseconds, addresses are binary of 16 bytes, and `payload` is binary.
+
+    >>> with pk.open("synthetic:100") as kext:
+    ...     batch = next(kext.batches(payload=28))
+    ...     batch.set_verdicts(pk.Verdict.ACCEPT)[:3].tolist()
+    [0, 0, 0]
+    >>> batch.id.dtype, batch.remote_address.shape, batch.payload_offsets[:3].tolist()
+    (dtype('uint64'), (100, 16), [0, 28, 56])
+    >>> len(batch), batch[-1].id == int(batch.id[99])
+    (100, True)
     """
 
     @property
@@ -475,3 +495,80 @@ class Batches:
     def __iter__(self) -> Batches: ...
     def __next__(self) -> RequestBatch:
         """The next batch; ends with the capture or the session."""
+
+@final
+class AsyncReader:
+    """Gives the requests of a session that have come, and has a thread wait for more.
+
+    `AsyncKext` has one. The thread is started by the first wish.
+    """
+
+    def __new__(cls, session: Session, notify: Callable[[], object]) -> AsyncReader:
+        """`notify` is called in the thread when something has arrived."""
+    def next_request(self) -> VerdictRequest | None:
+        """The next request; None if none is at hand. `StopAsyncIteration` at the end."""
+    def next_batch(self, max_requests: int) -> RequestBatch | None:
+        """The next batch, likewise."""
+    def empty_batch(self, payload: int) -> RequestBatch:
+        """A batch of no requests."""
+    def wish(self, max_requests: int, payload: int, at_once: bool) -> bool:
+        """Have the thread fetch a batch, unless it is at it, and wait for it unless `at_once`.
+
+        False if it waits already, and nothing is at hand.
+        """
+    def stop(self) -> None:
+        """End the thread; `notify` is called once more if it had a wish."""
+
+@final
+class RulePolicy:
+    """Compiled rules. `portmaster_kext.Policy` is the public face of it."""
+
+    @staticmethod
+    def from_rules(rules: Sequence[Rule], default: tuple[int, bool] | None) -> RulePolicy:
+        """Compile rules; the default is a verdict's number, and whether it is permanent."""
+    @staticmethod
+    def from_toml(text: str) -> RulePolicy:
+        """The policy of a rule file's text."""
+    @property
+    def rules(
+        self,
+    ) -> list[
+        tuple[
+            int,
+            bool,
+            str | None,
+            int | None,
+            int | None,
+            list[int] | None,
+            list[str] | None,
+            list[str] | None,
+            list[str] | None,
+            list[str] | None,
+            list[int] | None,
+        ]
+    ]:
+        """The rules, each as the arguments of `Rule`."""
+    @property
+    def default(self) -> tuple[int, bool] | None:
+        """The default, as in `from_rules`."""
+    @property
+    def hits(self) -> list[int]:
+        """How many requests each rule has matched."""
+    @property
+    def misses(self) -> int:
+        """How many requests no rule has matched."""
+    def decide(
+        self, batch: RequestBatch, leave_misses: bool
+    ) -> tuple[
+        npt.NDArray[np.int8],
+        npt.NDArray[np.uint16],
+        npt.NDArray[np.uint8],
+        int,
+    ]:
+        """Set the verdicts of a batch, those of misses by the default unless they are to be left.
+
+        Verdict numbers (negative for one packet, 0 for none), rules, outcomes; and the misses.
+        """
+    @staticmethod
+    def set_rows(batch: RequestBatch, rows: list[int], numbers: list[int]) -> list[int]:
+        """Set the verdicts of some requests of a batch; their outcomes."""

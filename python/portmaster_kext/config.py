@@ -10,7 +10,7 @@ from typing import TypeVar
 from portmaster_kext.errors import ConfigError
 
 
-class Policy(enum.IntEnum):
+class FallbackPolicy(enum.IntEnum):
     """What happens to packets that nobody can decide."""
 
     PERMIT = 0
@@ -45,7 +45,11 @@ _ANY_V6 = IPv6Address(0)
 
 @dataclasses.dataclass(frozen=True)
 class RedirectTarget:
-    """Where redirected packets go."""
+    """Where redirected packets go.
+
+    >>> pk.RedirectTarget(5353, v4="127.0.0.1").v4
+    IPv4Address('127.0.0.1')
+    """
 
     port: int
     """The target port, 1 to 65,535."""
@@ -79,14 +83,16 @@ class Config:
 
     Ranges are checked when the configuration is put in force. To change one field:
 
-    >>> kext.config = dataclasses.replace(kext.config, hold_limit_ms=5_000)  # doctest: +SKIP
+    >>> config = pk.Config(no_reader=pk.FallbackPolicy.BLOCK)
+    >>> dataclasses.replace(config, hold_limit_ms=5_000).hold_limit_ms
+    5000
     """
 
-    no_reader: Policy = Policy.PERMIT
+    no_reader: FallbackPolicy = FallbackPolicy.PERMIT
     """For packets that come while nobody reads, and those held when the last reader goes away."""
-    unparsable: Policy = Policy.PERMIT
+    unparsable: FallbackPolicy = FallbackPolicy.PERMIT
     """For packets whose headers cannot be parsed."""
-    hold_limit: Policy = Policy.PERMIT
+    hold_limit: FallbackPolicy = FallbackPolicy.PERMIT
     """For packets held up to the hold limit."""
     fragments: FragmentPolicy = FragmentPolicy.FOLLOW
     """For fragments after the first."""
@@ -117,7 +123,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in ("no_reader", "unparsable", "hold_limit"):
-            object.__setattr__(self, field, _member(Policy, field, getattr(self, field)))
+            object.__setattr__(self, field, _member(FallbackPolicy, field, getattr(self, field)))
         fragments = _member(FragmentPolicy, "fragments", self.fragments)
         object.__setattr__(self, "fragments", fragments)
         for field in ("infrastructure", "broadcast", "multicast", "fast_track"):
@@ -144,7 +150,10 @@ class Capacities:
 
     All memory is allocated when the device is opened. Ranges are checked then.
 
-    >>> kext = pk.open("replay:x.pcap", capacities=pk.Capacities(packets=8_192))  # doctest: +SKIP
+    >>> with pk.open("synthetic:8000", capacities=pk.Capacities(packets=8_192)) as kext:
+    ...     undecided = list(kext)
+    ...     kext.counters().held
+    8000
     """
 
     flows: int = 65_536

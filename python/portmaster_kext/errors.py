@@ -100,3 +100,32 @@ class ExtensionError(Error):
         super().__init__(message, status)
         self.status = status
         """The NTSTATUS value."""
+
+
+class LoopError(Error, RuntimeError):
+    """No event loop is running, or another than the session was opened in."""
+
+
+class PolicyError(Error, ValueError):
+    """Rules are no policy, or a file is none of them. Says where, and what to write instead."""
+
+    def __init__(
+        self,
+        message: str,
+        rule: int | None = None,
+        key: str | None = None,
+        place: tuple[int, int] | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.args = (message, rule, key, place, path)
+        self.rule = rule
+        """The index of the rule, from 0; None if it is not about one."""
+        self.key = key
+        """The condition, and the index of the item where there are several: `"remote[2]"`."""
+        self.path = path
+        """The file, if there is one."""
+        self.line = None if place is None else place[0]
+        """The line in the file, from 1; None if the rules come from a program."""
+        self.column = None if place is None else place[1]
+        """The column, likewise."""

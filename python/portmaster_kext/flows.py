@@ -21,6 +21,12 @@ class Flows(Iterator[_native.Flow]):
 
     Iterate over it for one `Flow` after another, or take all of them as arrays by `columns`. A flow
     that is cached while the listing runs may be missed. Both raise `ClosedError`.
+
+    >>> with pk.open("synthetic:100,payload=72") as kext:
+    ...     for request in kext:
+    ...         request.accept()
+    ...     int(kext.flows().columns().bytes_out.sum())
+    10000
     """
 
     __slots__ = ("_cursor", "_native", "_page")

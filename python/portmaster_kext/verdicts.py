@@ -48,7 +48,7 @@ class Direction(enum.IntEnum):
 
 
 class Outcome(enum.IntEnum):
-    """What became of a verdict: the codes that `set_verdicts` returns."""
+    """What became of a verdict: the codes that `set_verdicts` and `Policy.decide` return."""
 
     APPLIED = 0
     """It decided the packet."""
@@ -64,6 +64,8 @@ class Outcome(enum.IntEnum):
     """The reader that it was asked of had gone, and policy decided it."""
     INVALID_VERDICT = 6
     """The number is no verdict. Arrays are checked before they are sent, so that it is not met."""
+    UNDECIDED = 255
+    """No verdict was set: a `Policy` left the request to others."""
 
     def __str__(self) -> str:
         """The outcome's name in lower case."""

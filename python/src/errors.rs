@@ -20,6 +20,7 @@ mod python {
     import_exception!(portmaster_kext.errors, ForkError);
     import_exception!(portmaster_kext.errors, InvalidVerdictError);
     import_exception!(portmaster_kext.errors, NotHeldError);
+    import_exception!(portmaster_kext.errors, PolicyError);
     import_exception!(portmaster_kext.errors, ProtocolMismatchError);
     import_exception!(portmaster_kext.errors, UnknownIdError);
 }
@@ -59,4 +60,14 @@ pub(crate) fn config(message: String) -> PyErr {
 /// A number that is no verdict.
 pub(crate) fn verdicts(message: String) -> PyErr {
     python::InvalidVerdictError::new_err(message)
+}
+
+/// Rules that are no policy: the rule and its key, and for a file line and column, from 1.
+pub(crate) fn policy(
+    message: String,
+    rule: Option<usize>,
+    key: Option<String>,
+    place: Option<(usize, usize)>,
+) -> PyErr {
+    python::PolicyError::new_err((message, rule, key, place))
 }

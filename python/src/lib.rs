@@ -6,16 +6,20 @@
 #![deny(unsafe_code)]
 
 mod arrow;
+mod async_reader;
 mod batch;
 mod config;
 mod decide;
 mod errors;
 mod flow;
 mod flow_batch;
+mod policy;
 mod report;
 mod request;
 mod requests;
+mod rule;
 mod session;
+mod taken;
 mod view;
 mod vocabulary;
 
@@ -27,11 +31,15 @@ mod _native {
     use pyo3::types::{IntoPyDict, PyCFunction};
 
     #[pymodule_export]
+    use crate::async_reader::AsyncReader;
+    #[pymodule_export]
     use crate::batch::RequestBatch;
     #[pymodule_export]
     use crate::flow::Flow;
     #[pymodule_export]
     use crate::flow_batch::{FlowBatch, FlowEventBatch};
+    #[pymodule_export]
+    use crate::policy::RulePolicy;
     #[pymodule_export]
     use crate::report::ReplayReport;
     #[pymodule_export]

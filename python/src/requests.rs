@@ -1,5 +1,6 @@
 //! Requests that came together, in the memory that Python's views of them share.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::types::{UInt8Type, UInt16Type, UInt32Type, UInt64Type};
@@ -33,8 +34,8 @@ impl From<KeyColumns> for Keys {
 }
 
 impl Keys {
-    fn rest(&self, row: usize) -> Self {
-        let rows = self.version.len() - row;
+    fn rows(&self, Range { start: row, end }: Range<usize>) -> Self {
+        let rows = end - row;
         Self {
             local_address: self.local_address.slice(row * 16, rows * 16),
             remote_address: self.remote_address.slice(row * 16, rows * 16),
@@ -130,15 +131,16 @@ impl Requests {
         }
     }
 
-    /// The requests from a row on, in the same memory. The payload is that of all of them.
-    pub(crate) fn rest(&self, row: usize) -> Self {
-        let rows = self.len() - row;
+    /// Some of the requests, in the same memory. The payload is that of all of them.
+    pub(crate) fn rows(&self, range: Range<usize>) -> Self {
+        let row = range.start;
+        let rows = range.end - row;
         Self {
             session: Arc::clone(&self.session),
             id: self.id.slice(row, rows),
             time: self.time.slice(row, rows),
             process_id: self.process_id.slice(row, rows),
-            keys: self.keys.rest(row),
+            keys: self.keys.rows(range),
             direction: self.direction.slice(row, rows),
             flags: self.flags.slice(row, rows),
             size: self.size.slice(row, rows),

@@ -1,8 +1,7 @@
 //! `Session`: the client's session, with the interpreter released while it waits.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kext_client::{
@@ -24,6 +23,7 @@ use crate::flow_batch::{FlowBatch, FlowEventBatch};
 use crate::report::ReplayReport;
 use crate::request::VerdictRequest;
 use crate::requests::Requests;
+use crate::taken::Taken;
 
 /// The longest wait without a look at signals, so that Ctrl-C is never later than this.
 const SLICE: Duration = Duration::from_millis(100);
@@ -36,59 +36,36 @@ pub(crate) struct Session {
     /// How many requests the iterator takes at once, and what payload they bring.
     most: u32,
     payload: PayloadMode,
-    /// Requests that were taken and are still to be given, by this iterator or by [`Batches`].
-    taken: Mutex<VecDeque<Taken>>,
-}
-
-/// A batch of which the rows from `next` on are still to be given.
-struct Taken {
-    requests: Arc<Requests>,
-    next: usize,
+    /// Requests that are still to be given, by this iterator, by [`Batches`] or by an event loop.
+    pub(crate) taken: Taken,
 }
 
 impl Session {
-    /// What the client has not got to do with: the next request that was taken before.
-    fn next_taken(&self) -> Option<VerdictRequest> {
-        let mut all = self.taken();
-        let taken = all.front_mut()?;
-        let request = VerdictRequest::new(Arc::clone(&taken.requests), taken.next);
-        taken.next += 1;
-        if taken.next >= taken.requests.len() {
-            all.pop_front();
-        }
-        Some(request)
-    }
-
-    /// The same of a batch, or of what is left of it.
-    fn next_batch_taken(&self) -> Option<RequestBatch> {
-        let Taken { requests, next } = self.taken().pop_front()?;
-        Some(RequestBatch(if next == 0 {
-            requests
-        } else {
-            Arc::new(requests.rest(next))
-        }))
-    }
-
-    fn taken(&self) -> MutexGuard<'_, VecDeque<Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn client(&self) -> &Arc<kext_client::Session> {
+        &self.client
     }
 
     /// Whether requests may be given. Those of a closed session are settled, and so forgotten.
-    fn is_open(&self) -> PyResult<bool> {
+    pub(crate) fn is_open(&self) -> PyResult<bool> {
         if self.client.is_forked() {
             return Err(raise(Error::Forked));
         }
         let open = !self.client.is_closed();
         if !open {
-            self.taken().clear();
+            self.taken.clear();
         }
         Ok(open)
     }
 
-    fn requests(&self, columns: RequestColumns, payload: PayloadMode) -> Arc<Requests> {
+    pub(crate) fn requests(&self, columns: RequestColumns, payload: PayloadMode) -> Arc<Requests> {
         let with_payload = payload != PayloadMode::None;
         let session = Arc::clone(&self.client);
         Arc::new(Requests::new(session, columns, with_payload))
+    }
+
+    /// A batch of none.
+    pub(crate) fn none(&self, payload: PayloadMode) -> RequestBatch {
+        RequestBatch(self.requests(RequestColumns::default(), payload))
     }
 
     fn receive(
@@ -153,7 +130,7 @@ impl Session {
             device: device.unbind(),
             most: max_requests,
             payload: PayloadMode::from_number(payload),
-            taken: Mutex::default(),
+            taken: Taken::default(),
         })
     }
 
@@ -174,18 +151,17 @@ impl Session {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<VerdictRequest>> {
         // Ends with the capture, the session, an error or a signal's exception.
         while self.is_open()? {
-            if let Some(request) = self.next_taken() {
+            if let Some(request) = self.taken.next() {
                 return Ok(Some(request));
             }
             match self.receive(py, self.most, self.payload, Wait::AtMost(SLICE)) {
                 // A signal that came meanwhile is not looked at here: the request would be lost.
                 // A `for` loop over this iterator binds the request before it looks.
-                Ok(Received::Batch(columns)) => self.taken().push_back(Taken {
-                    requests: self.requests(columns, self.payload),
-                    next: 0,
-                }),
+                Ok(Received::Batch(columns)) => {
+                    self.taken.push(self.requests(columns, self.payload));
+                }
                 // Another thread may have taken the last ones.
-                Ok(Received::End) | Err(Error::Closed) => return Ok(self.next_taken()),
+                Ok(Received::End) | Err(Error::Closed) => return Ok(self.taken.next()),
                 Ok(Received::Timeout) => py.check_signals()?,
                 Err(error) => return Err(raise(error)),
             }
@@ -339,8 +315,8 @@ impl Batches {
         let until = self.wait.and_then(|wait| Instant::now().checked_add(wait));
         // Ends with the capture, the session, an error, a signal's exception or its time.
         while session.is_open()? {
-            if let Some(batch) = session.next_batch_taken() {
-                return Ok(Some(batch));
+            if let Some(batch) = session.taken.next_batch(self.most) {
+                return Ok(Some(RequestBatch(batch)));
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let wait = match left {
@@ -353,12 +329,13 @@ impl Batches {
                     let requests = session.requests(columns, self.payload);
                     return Ok(Some(RequestBatch(requests)));
                 }
-                Ok(Received::End) | Err(Error::Closed) => return Ok(session.next_batch_taken()),
+                Ok(Received::End) | Err(Error::Closed) => {
+                    return Ok(session.taken.next_batch(self.most).map(RequestBatch));
+                }
                 Ok(Received::Timeout) => {
                     py.check_signals()?;
                     if wait == Wait::No || until.is_some_and(|until| until <= Instant::now()) {
-                        let none = RequestColumns::default();
-                        return Ok(Some(RequestBatch(session.requests(none, self.payload))));
+                        return Ok(Some(session.none(self.payload)));
                     }
                 }
                 Err(error) => return Err(raise(error)),

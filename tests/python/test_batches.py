@@ -357,3 +357,41 @@ def test_addresses_are_read_as_ip_addresses(batch):
     for row, request in zip(batch.remote_address, batch, strict=True):
         address = ipaddress.IPv6Address(row.tobytes())
         assert (address.ipv4_mapped or address) == request.remote_address
+
+
+def test_a_batch_is_no_larger_than_asked_for_whoever_fetched_it(opened):
+    kext = opened(*(syn(port) for port in range(1, 101)), payload=8)
+    assert next(kext).remote_port == 1
+    small = next(kext.batches(7))
+    assert small.remote_port.tolist() == list(range(2, 9))
+    assert bytes(small[0].payload) == syn(2)[:8]
+    assert [len(batch) for batch in kext.batches(90)] == [42, 50], "the rest, then the next 50 ms"
+
+
+def test_polars_reads_batches_and_flows(opened):
+    polars = pytest.importorskip("polars")
+    kext = opened(*(syn(port) for port in range(1, 11)))
+    batch = next(kext.batches(payload="all"))
+    table = polars.DataFrame(batch)
+    assert table["remote_port"].to_list() == list(range(1, 11))
+    assert table["payload"].to_list() == [syn(port) for port in range(1, 11)]
+    assert table["time"].dt.timestamp("ns").to_list() == batch.time.tolist()
+    assert table["local_address"][0] == mapped(ipaddress.ip_address(builders.CLIENT))
+    batch.set_verdicts(pk.Verdict.DROP)
+    flows = polars.DataFrame(kext.flows().columns())
+    assert flows.filter(polars.col("remote_port") > 5).height == 5
+
+
+def test_duckdb_reads_batches_and_flows(opened):
+    duckdb = pytest.importorskip("duckdb")
+    kext = opened(*(syn(port) for port in range(1, 11)))
+    batch = next(kext.batches())
+    with duckdb.connect() as database:
+        # Both are found by the names of these variables.
+        sums = "select count(*), sum(remote_port), min(id) from batch"
+        assert database.sql(sums).fetchall() == [(10, 55, int(batch.id.min()))]
+        batch.set_verdicts(pk.Verdict.DROP)
+        flows = kext.flows().columns()
+        assert len(flows) == 10
+        rows = database.sql("select verdict, count(*) from flows group by 1").fetchall()
+        assert rows == [(pk.Verdict.DROP, 10)]

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from decimal import Decimal
+from pathlib import Path
 
 import builders
 import portmaster_kext as pk
 import pytest
 from builders import datagram, frame, header, record, request, syn, syn_ack
+
+CAPTURES = Path(__file__).parents[1] / "captures"
 
 REQUEST_KEYS = [
     "event",
@@ -492,3 +495,112 @@ def test_the_bar_is_gone_before_an_error_is_told(on_a_terminal):
 
 def test_no_bar_among_the_lines_of_a_program(on_a_terminal):
     assert on_a_terminal("pass", "--format", "jsonl") == ""
+
+
+RULES = """
+[[rule]]
+name = "telnet"
+verdict = "block"
+remote_port = 23
+
+[[rule]]
+verdict = "drop"
+permanent = false
+protocol = "udp"
+"""
+
+
+@pytest.fixture
+def rules(tmp_path):
+    """Writes a rule file; its path."""
+
+    def rules(text: str = RULES) -> str:
+        path = tmp_path / "rules.toml"
+        path.write_text(text, "utf-8")
+        return str(path)
+
+    return rules
+
+
+AS_RULES = (
+    "def decide(request, kext):\n"
+    "    if request.remote_port == 23:\n"
+    "        return pk.Verdict.BLOCK\n"
+    "    if request.protocol == 17:\n"
+    "        request.drop(permanent=False)\n"
+    "    return None"
+)
+
+
+def comparable(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The output without the wall clock, and without what depends on the size of batches.
+
+    That is ids, and whether a packet met its flow's verdict in the cache or waited for it.
+    """
+    text = re.sub(r'("wall_s":|took |"id":)[\d.e-]+', "", done.stdout)
+    if text.startswith("{"):
+        return re.sub(r'"(permitted|blocked|dropped)_(cache|verdict)":\d+,?', "", text).splitlines()
+    return [line for line in text.splitlines() if not re.search("_(cache|verdict) ", line)]
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "table"])
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_rule_file_says_the_same_as_the_function_that_it_replaces(
+    run, policy, rules, format_, permanent
+):
+    # Only with verdicts that stand it may decide in batches.
+    change = ("false", "true") if permanent else ("", "")
+    paths = (rules(RULES.replace(*change)), policy(AS_RULES.replace("False", str(permanent))))
+    for name in ("web.pcapng", "dns.pcap", "scan.pcap", "icmp.pcap"):
+        capture = CAPTURES / name
+        arguments = ("--format", format_, "--default", "block")
+        by_rules, by_python = (
+            run("replay", capture, "--policy", path, *arguments) for path in paths
+        )
+        assert by_rules.stderr == by_python.stderr == ""
+        assert comparable(by_rules) == comparable(by_python), name
+
+
+def test_a_rule_file_writes_the_same_packets(run, capture, policy, rules, tmp_path):
+    written = []
+    for path in (rules(), policy(AS_RULES)):
+        out = tmp_path / "out.pcapng"
+        run("replay", capture, "--policy", path, "--output", out)
+        written.append(out.read_bytes())
+    assert written[0] == written[1]
+
+
+def test_the_default_of_a_rule_file_goes_first(run, capture, rules):
+    path = rules('default = { verdict = "drop", permanent = false }\n' + RULES)
+    done = run("replay", capture, "--policy", path, "--format", "jsonl", "--default", "block")
+    verdicts = {line["remote_port"]: line["verdict"] for line in lines(done)[:-1]}
+    assert verdicts == {80: "drop", 23: "block", 53: "drop"}
+    assert summary_of(done)["dropped"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[[rule]]\nverdict = 5\n", "line 2, column 11: rule[0]: verdict: 5 is no verdict"),
+        ("[[rule]]\n", "rule[0]: the verdict is missing"),
+        ("nonsense", "this is not TOML"),
+        ("", "there is no rule: write [[rule]]"),
+    ],
+)
+def test_a_file_of_bad_rules(run, capture, rules, text, says):
+    path = rules(text)
+    done = run("replay", capture, "--policy", path, check=2)
+    assert f"portmaster-kext: policy {path}: " in done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    done = run("replay", capture, "--policy", "missing.TOML", check=2)
+    assert "policy missing.TOML: cannot be read: No such file" in done.stderr
+
+
+def test_a_truncated_capture_under_rules(run, tmp_path, rules):
+    path = tmp_path / "cut.pcap"
+    path.write_bytes(header() + record(frame(syn(80))) + record(frame(syn(81)))[:-1])
+    done = run("replay", path, "--policy", rules(), "--format", "jsonl", check=2)
+    assert "truncated" in done.stderr
+    assert summary_of(done)["seen"] == 1

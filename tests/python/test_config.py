@@ -16,9 +16,9 @@ def test_the_defaults_are_those_of_the_extension(opened):
 
 def test_every_field_goes_there_and_back(opened):
     wanted = pk.Config(
-        no_reader=pk.Policy.BLOCK,
-        unparsable=pk.Policy.BLOCK,
-        hold_limit=pk.Policy.BLOCK,
+        no_reader=pk.FallbackPolicy.BLOCK,
+        unparsable=pk.FallbackPolicy.BLOCK,
+        hold_limit=pk.FallbackPolicy.BLOCK,
         fragments=pk.FragmentPolicy.PERMIT,
         infrastructure=pk.Special.ASK,
         broadcast=pk.Special.ASK,
@@ -67,7 +67,7 @@ def test_a_value_out_of_range_is_named_and_changes_nothing(opened, field, value,
 
 
 def test_a_policy_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(pk.ConfigError, match=r"Policy\.PERMIT, Policy\.BLOCK"):
+    with pytest.raises(pk.ConfigError, match=r"FallbackPolicy\.PERMIT, FallbackPolicy\.BLOCK"):
         pk.Config(no_reader=2)  # type: ignore[arg-type]
     with pytest.raises(pk.ConfigError, match=r"FragmentPolicy\.FOLLOW"):
         pk.Config(fragments="follow")  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_ask_each_packet(opened):
 
 
 def test_no_reader_decides_what_is_held_at_the_end(opened):
-    with opened(syn(80), config=pk.Config(no_reader=pk.Policy.BLOCK)) as kext:
+    with opened(syn(80), config=pk.Config(no_reader=pk.FallbackPolicy.BLOCK)) as kext:
         next(kext)
     assert kext.counters()["blocked_no_reader"] == 1
 

@@ -3,6 +3,7 @@
 //! Every step runs even if one before it failed: a person wants all faults at once.
 
 use crate::deps;
+use crate::docs;
 use crate::failure::{Failure, Result};
 use crate::headers;
 use crate::report::{Counts, Step, report};
@@ -79,6 +80,12 @@ const STEPS: &[Step] = &[
         about: "the stubs of the native module say what the built module is",
         promised: true,
         run: stubtest,
+    },
+    Step {
+        name: "site",
+        about: "the documentation site builds without warnings: links, names, files",
+        promised: true,
+        run: |workspace| one(docs::build(workspace)),
     },
 ];
 

@@ -9,6 +9,7 @@ mod captures;
 mod clean;
 mod demo;
 mod deps;
+mod docs;
 mod driver;
 mod failure;
 mod headers;
@@ -94,6 +95,12 @@ const CHORES: &[Chore] = &[
         arguments: "[miri|address]...",
         summary: "unit tests of the driver's core under checkers of memory (nightly Rust)",
         run: sanitize::run,
+    },
+    Chore {
+        name: "docs",
+        arguments: "",
+        summary: "build the documentation site into target/site, warnings are errors",
+        run: docs::run,
     },
     Chore {
         name: "bench",

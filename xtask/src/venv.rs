@@ -100,6 +100,15 @@ impl<'a> Venv<'a> {
         })
     }
 
+    /// What the documentation site is built with: the group `docs` of pyproject.toml.
+    pub(crate) fn install_docs(&self) -> Result<()> {
+        let group = [self.workspace.path("pyproject.toml")];
+        self.once("docs", &group, || {
+            run(self.pip().args(["--upgrade", PIP]))?;
+            run(self.pip().args(["--group", "docs"]))
+        })
+    }
+
     /// Python of the environment, started in the root.
     pub(crate) fn python(&self) -> Command {
         self.program("python")

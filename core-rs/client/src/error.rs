@@ -67,6 +67,9 @@ pub enum Error {
     /// The wait was cancelled; no request was lost.
     #[error("the wait was cancelled; no request was lost")]
     Cancelled,
+    /// The system has no more threads.
+    #[error("no thread can be started to wait for requests: {0}")]
+    NoThread(String),
     /// The device string is not understood, or what it names is not served here.
     #[error(transparent)]
     Device(#[from] BadDevice),

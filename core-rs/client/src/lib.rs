@@ -9,7 +9,8 @@
 //! session is closed or its waits are cancelled.
 //!
 //! Requests and verdicts come one by one or as [columns](RequestColumns); single verdicts can be
-//! [deferred](Session::defer_verdict), so that they too are sent together.
+//! [deferred](Session::defer_verdict), so that they too are sent together. Who must not wait has a
+//! [`Reader`] wait in its place.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,7 @@ mod flows;
 mod fork;
 mod known;
 mod queue;
+mod reader;
 mod receive;
 mod replay;
 mod session;
@@ -47,6 +49,7 @@ pub use kext_wire::counters::Counter;
 pub use kext_wire::hello::{Features, HelloResponse, HostKind};
 pub use kext_wire::receive::{PayloadMode, ReceivedRequest};
 pub use queue::Deferred;
+pub use reader::{Arrival, Reader, Wish, Wished};
 pub use receive::{Batch, MAX_MESSAGE, Received, Request, Wait};
 pub use session::{FLUSH_INTERVAL, OpenOptions, Session};
 pub use transport::Transport;

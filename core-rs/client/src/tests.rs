@@ -2,6 +2,7 @@
 
 mod columns;
 mod deferred;
+mod reader;
 
 use std::sync::Arc;
 use std::thread;

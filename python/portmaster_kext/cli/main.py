@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from portmaster_kext import __version__, _native, session
+from portmaster_kext import __version__, _native
 from portmaster_kext.cli import replay
+from portmaster_kext.options import network
 
 BROKEN_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended."""
@@ -43,7 +44,7 @@ def _discard_output() -> None:
 
 def _network(text: str) -> str:
     try:
-        return session.network(text)
+        return network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error} (like 192.0.2.0/24, or one address)") from None
 
@@ -82,15 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("capture", metavar="CAPTURE", help="a pcap or pcapng file")
     command.add_argument(
         "--policy",
-        metavar="FILE.py",
-        help="a Python file with decide(request, kext) -> Verdict | None; None stands for the "
-        "default, unless decide() has set a verdict itself",
+        metavar="FILE",
+        help="FILE.toml: rules, of which the first that matches decides. FILE.py: Python with "
+        "decide(request, kext) -> Verdict | None; None stands for the default, unless decide() has "
+        "set a verdict itself",
     )
     command.add_argument(
         "--default",
         choices=["accept", "block", "drop"],
         default="accept",
-        help="the verdict where there is no policy, or the policy has none (default: %(default)s)",
+        help="the verdict where there is no policy, or the policy has none; the default of a rule "
+        "file goes first (default: %(default)s)",
     )
     command.add_argument(
         "--local",

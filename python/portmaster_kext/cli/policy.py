@@ -1,6 +1,6 @@
-"""Policy files: loading one, and asking it.
+"""Policy files in Python: loading one, and asking it. Those of rules are in `rules`.
 
-A policy file is Python that defines `decide(request, kext) -> Verdict | None`. A verdict is
+Such a file defines `decide(request, kext) -> Verdict | None`. A verdict is
 permanent. None stands for the default verdict, unless `decide` has decided the request itself, by
 `request.drop(permanent=False)` for example.
 """
@@ -29,7 +29,7 @@ class LoadError(Exception):
     """The file cannot be used as a policy; the message says where and why."""
 
 
-class PolicyError(Exception):
+class AskError(Exception):
     """The policy failed while it was asked; the message is complete, with a traceback if any."""
 
 
@@ -60,17 +60,17 @@ def load(path: str) -> Decide:
 
 
 def ask(decide: Decide, path: str, request: VerdictRequest, kext: Kext) -> Verdict | None:
-    """What the policy says. Raises `PolicyError` if it fails or returns neither of the two."""
+    """What the policy says. Raises `AskError` if it fails or returns neither of the two."""
     try:
         answer = decide(request, kext)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise PolicyError(f"{_shown(error)}policy {path}: failed on {request!r}") from None
+        raise AskError(f"{_shown(error)}policy {path}: failed on {request!r}") from None
     if answer is None or isinstance(answer, Verdict):
         return answer
     names = ", ".join(f"Verdict.{verdict.name}" for verdict in Verdict)
-    raise PolicyError(
+    raise AskError(
         # The policy's own class may have a `__repr__` that fails, or that has no end.
         f"policy {path}: decide() returned {reprlib.repr(answer)} ({type(answer).__name__}) for "
         f"{request!r}; it must return None or one of {names}"
@@ -83,7 +83,7 @@ def settle(
     """Apply the answer, and tell what decided the request and how it ended.
 
     The second part is `"applied"`, or `"evicted"`, `"expired"` or `"abandoned"` for a packet that
-    was settled before the verdict came; then there is no decision. Raises `PolicyError` if
+    was settled before the verdict came; then there is no decision. Raises `AskError` if
     `decide` had decided the request and then returned another verdict.
     """
     verdict = default if answer is None else answer
@@ -93,7 +93,7 @@ def settle(
         # Only `decide` itself can have been there first.
         if answer is None or error.first == Decision(answer, True):
             return error.first, "applied"
-        raise PolicyError(
+        raise AskError(
             f"policy: decide() set the verdict {error.first} for {request!r} and then returned "
             f"{answer}; one request gets one verdict"
         ) from None

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable
 
 from portmaster_kext import session
-from portmaster_kext.cli import policy
+from portmaster_kext.cli import policy, rules
 from portmaster_kext.cli.jsonl import JsonLines
 from portmaster_kext.cli.progress import Progress
 from portmaster_kext.cli.report import Outcome, Reporter, Summary
 from portmaster_kext.cli.table import Table
 from portmaster_kext.errors import ClosedError, Error
+from portmaster_kext.options import MAX_REQUESTS, same_file
+from portmaster_kext.rules import Policy
 from portmaster_kext.session import Kext
 from portmaster_kext.verdicts import Verdict
 
@@ -30,10 +32,14 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     default = Verdict[options.default.upper()]
     decide: policy.Decide | None = None
+    by_rules: Policy | None = None
     try:
         if options.policy is not None:
-            decide = policy.load(options.policy)
-            if options.output is not None and session.same_file(options.output, options.policy):
+            if rules.is_rules(options.policy):
+                by_rules = rules.load(options.policy, default)
+            else:
+                decide = policy.load(options.policy)
+            if options.output is not None and same_file(options.output, options.policy):
                 return _complain(f"--output {options.output} is the policy", BAD_INPUT)
         kext = session.open(
             f"replay:{options.capture}",
@@ -56,7 +62,15 @@ def run(options: argparse.Namespace) -> int:
     reporter: Reporter = Table(sys.stdout) if table else JsonLines(sys.stdout)
     progress = Progress(sys.stderr, kext, enabled=table)
     try:
-        status = _guarded(lambda: _decide_all(kext, decide, options, default, reporter, progress))
+        if by_rules is None:
+            status = _guarded(
+                lambda: _decide_all(kext, decide, options, default, reporter, progress)
+            )
+        else:
+            # Batches, unless they could be noticed: by the order of packets that are written, too.
+            together = rules.batched(by_rules) and options.output is None
+            most = MAX_REQUESTS if together else 1
+            status = _guarded(lambda: _decide_batches(kext, by_rules, most, reporter, progress))
         status = _guarded(lambda: reporter.flows(kext.flows()), status)
     finally:
         # A write to a closed pipe ends up here too: held packets must not wait for the collector.
@@ -94,6 +108,17 @@ def _decide_all(
         raise ClosedError("the capture has not been read to its end")
 
 
+def _decide_batches(
+    kext: Kext, by_rules: Policy, most: int, reporter: Reporter, progress: Progress
+) -> None:
+    """The same by rules, many requests at a time."""
+    with progress:
+        for batch in kext.batches(most):
+            for outcome in rules.decide(by_rules, batch, kext):
+                reporter.request(outcome)
+            progress.update()
+
+
 def _tell_malformed(capture: str, summary: Summary) -> None:
     """Say which packets of the capture are not what they should be, the first of them in full."""
     report = summary.report
@@ -109,7 +134,7 @@ def _guarded(action: Callable[[], None], before: int = DONE) -> int:
     """Run the action; the exit status that its failure means, complained about, or `before`."""
     try:
         action()
-    except policy.PolicyError as error:
+    except policy.AskError as error:
         return before or _complain(error, POLICY_FAILED)
     except KeyboardInterrupt:
         return before or _complain("interrupted", INTERRUPTED)
