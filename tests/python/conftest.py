@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import builders
 
-# Whoever starts this in the background may have told it to ignore Ctrl-C, and children inherit that: those
-# that are to be interrupted would wait for ever.
+# Whoever starts this in the background may have told it to ignore Ctrl-C, and children inherit
+# that: those that are to be interrupted would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
