@@ -678,6 +678,8 @@ fn scenario() -> Option<()> {
                 }
             }
             sim.classify(&Packet::outbound(Ends::udp(3).leaving(b"x")));
+            // What is injected is on its way through the callouts again.
+            sim.settle();
             assert!(session.counters().unwrap().balanced());
             session.close().unwrap();
         }
