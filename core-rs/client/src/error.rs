@@ -8,10 +8,11 @@ use kext_wire::{DecodeError, Status};
 
 use crate::BadDevice;
 
-/// Why a call failed. Whatever failed has changed nothing, [`Session::close`] excepted: that closes
-/// the session in any case.
+/// Why a call failed. Whatever failed has changed nothing, but for [`Session::close`], which closes
+/// the session in any case, and [`Session::set_verdict_columns`] of more verdicts than one message has.
 ///
 /// [`Session::close`]: crate::Session::close
+/// [`Session::set_verdict_columns`]: crate::Session::set_verdict_columns
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -57,6 +57,8 @@ struct State {
     since: Option<Instant>,
     /// The first verdict that came too late since the last flush.
     failed: Option<Error>,
+    /// Why verdicts could not be sent, the first time since then.
+    unsent: Option<Error>,
     closed: bool,
     /// Whether the thread sleeps until it is woken.
     asleep: bool,
@@ -84,6 +86,7 @@ impl Queue {
                 waiting: Columns::default(),
                 since: None,
                 failed: None,
+                unsent: None,
                 closed: false,
                 asleep: false,
                 thread: None,
@@ -188,16 +191,27 @@ impl Queue {
             }
         }
         if let Err(error) = sent {
-            state.failed.get_or_insert(error);
+            // Those have no verdict: they may get one yet.
+            let unsent = verdicts.ids.get(outcomes.codes.len()..);
+            state.known.give(unsent.unwrap_or_default());
+            state.unsent.get_or_insert(error);
         }
         if state.waiting.ids.is_empty() {
             self.busy.store(false, Ordering::Release);
         }
     }
 
-    /// The first failure since the last call of this.
+    /// The first failure since the last call of this: why verdicts could not be sent, else what became
+    /// of one that came too late.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.state().failed.take()
+        let mut state = self.state();
+        let failed = state.failed.take();
+        state.unsent.take().or(failed)
+    }
+
+    /// Why verdicts could not be sent since then, if any could not.
+    pub(crate) fn unsent(&self) -> Option<Error> {
+        self.state().unsent.take()
     }
 
     /// Refuses verdicts from now on; those that wait are still to be sent.
@@ -234,7 +248,7 @@ impl Queue {
         let mut idle = false;
         while !state.closed {
             let now = Instant::now();
-            let due = state.since.map(|since| since + self.interval);
+            let due = state.since.and_then(|since| due(since, self.interval));
             state = match due {
                 Some(due) if due <= now => {
                     drop(state);
@@ -271,5 +285,23 @@ impl Queue {
     /// Whatever a panic left, each field is true by itself.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When verdicts that have waited since then are to be sent; `None` where the interval is longer than
+/// clocks go: then only calls send them.
+fn due(since: Instant, interval: Duration) -> Option<Instant> {
+    since.checked_add(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_longer_than_clocks_go_is_never_due() {
+        let now = Instant::now();
+        assert_eq!(due(now, Duration::MAX), None);
+        assert!(due(now, Duration::from_millis(1)) > Some(now));
     }
 }

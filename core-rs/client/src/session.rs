@@ -187,7 +187,8 @@ impl Session {
     }
 
     /// The same as columns, in as many messages as it takes. [`Error::Lengths`] if there is not one
-    /// verdict for each id.
+    /// verdict for each id. Of more than 4,096, those of earlier messages have been applied where a
+    /// later one fails; a second verdict for one of them says so.
     pub fn set_verdict_columns(
         &self,
         ids: &[u64],
@@ -234,7 +235,8 @@ impl Session {
     /// Sends the deferred verdicts, and returns when all have arrived. Fails as
     /// [`Session::set_verdict`] does with what became of the first that was not applied since the last
     /// flush, sent by this call or another: its packet was no longer held, or was decided by another
-    /// verdict for its flow. The others have been applied or counted all the same.
+    /// verdict for its flow. The others have been applied or counted all the same. Any other failure
+    /// is that of sending: none of those verdicts has been applied, and their packets may get others.
     pub fn flush(&self) -> Result<(), Error> {
         // Entering sends them.
         let _call = self.enter()?;
@@ -342,7 +344,8 @@ impl Session {
     /// Ends the session: waits end, held packets are settled by the no-reader policy, the last
     /// counters are kept and the device is closed. Returns when every call of other threads has.
     /// Closing again does nothing, nor does closing in a child of the process: the session is the
-    /// parent's. The session is closed also if this fails.
+    /// parent's. Fails also if deferred verdicts could not be sent and no flush has told it; the
+    /// session is closed nevertheless.
     pub fn close(&self) -> Result<(), Error> {
         if self.process.is_another() {
             return Ok(());
@@ -365,7 +368,11 @@ impl Session {
             let _ = self.end.set(counters);
         });
         let close = self.caller.transport().close();
-        shutdown.and(counters).and(close)
+        let sent = match self.queue.unsent() {
+            None | Some(Error::Closed) => Ok(()),
+            Some(error) => Err(error),
+        };
+        sent.and(shutdown).and(counters).and(close)
     }
 
     /// Ends every call under way. One that went on would move packets after the last counters were

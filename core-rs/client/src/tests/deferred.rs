@@ -249,3 +249,32 @@ fn closing_races_with_verdicts_and_loses_none_that_was_taken() {
         assert_eq!(applied, taken);
     }
 }
+
+#[test]
+fn verdicts_that_could_not_be_sent_are_not_remembered_as_decided() {
+    let (fake, session) = given(1..=2);
+    session.defer_verdict(1, DROP_ONE).unwrap();
+    fake.stage(|state| state.answer = Some(Err(Status(0xC000_009A))));
+    session.flush_quietly();
+    let told = session.flush();
+    assert!(matches!(told, Err(Error::Status { .. })), "{told:?}");
+    assert!(
+        fake.stage(|state| state.held.contains_key(&1)),
+        "still held"
+    );
+    // The extension knows of no verdict, so a new one must be taken.
+    session.defer_verdict(1, DROP_ONE).unwrap();
+    session.flush().unwrap();
+    assert!(!fake.stage(|state| state.held.contains_key(&1)));
+}
+
+#[test]
+fn closing_tells_that_verdicts_could_not_be_sent() {
+    let (fake, session) = given(1..=1);
+    session.defer_verdict(1, DROP_ONE).unwrap();
+    fake.stage(|state| state.answer = Some(Err(Status(0xC000_009A))));
+    session.flush_quietly();
+    let told = session.close();
+    assert!(matches!(told, Err(Error::Status { .. })), "{told:?}");
+    assert!(session.is_closed());
+}
