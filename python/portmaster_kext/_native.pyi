@@ -5,7 +5,7 @@ Its public classes are re-exported by `portmaster_kext`; import them from there.
 
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, final
+from typing import Final, SupportsIndex, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "AsyncReader",
     "Batches",
+    "EndedFlows",
     "Flow",
     "FlowBatch",
     "FlowEventBatch",
@@ -192,8 +193,12 @@ class RequestBatch:
     ) -> npt.NDArray[np.uint8]:
         """Decide all of them, as `Kext.set_verdicts` does; the outcomes as codes of `Outcome`."""
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> VerdictRequest:
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> VerdictRequest:
         """One request; from the end if negative."""
+    @overload
+    def __getitem__(self, index: slice, /) -> RequestBatch:
+        """Requests that follow each other as a batch of their own, in the same memory."""
     def __iter__(self) -> Iterator[VerdictRequest]: ...
     def __arrow_c_schema__(self) -> object:
         """The table's schema, by the Arrow PyCapsule interface."""
@@ -473,10 +478,6 @@ class Session:
         """A page of cached flows, and the cursor of the next; None at the end. Begins with 0."""
     def flow_batch(self) -> FlowBatch:
         """All cached flows as arrays."""
-    def events(self, most: int, keep: bool) -> tuple[list[tuple[Flow, int]], int, int]:
-        """Ended flows with codes of `FlowEnd`, how many were lost, and how many wait still."""
-    def event_batch(self, most: int) -> FlowEventBatch:
-        """The same as arrays; more are kept."""
     def clear_cache(self) -> None:
         """Empty the verdict cache."""
     def get_config(self) -> Config:
@@ -497,6 +498,24 @@ class Batches:
         """The next batch; ends with the capture or the session."""
 
 @final
+class EndedFlows:
+    """The flows that have left the verdict cache since this was made, each given once.
+
+    `portmaster_kext.ConnectionEvents` is the public face of it.
+    """
+
+    def __new__(cls, session: Session) -> EndedFlows: ...
+    def next(self) -> tuple[Flow, int] | None:
+        """The next one, with the code of its `FlowEnd`; None where none waits."""
+    def columns(self, most: int) -> FlowEventBatch:
+        """At most so many as arrays."""
+    @property
+    def lost(self) -> int:
+        """How many found no room, as of the last look."""
+    def close(self) -> None:
+        """Keep no more of them, and forget those that wait."""
+
+@final
 class AsyncReader:
     """Gives the requests of a session that have come, and has a thread wait for more.
 
@@ -505,6 +524,8 @@ class AsyncReader:
 
     def __new__(cls, session: Session, notify: Callable[[], object]) -> AsyncReader:
         """`notify` is called in the thread when something has arrived."""
+    def begin_again(self) -> None:
+        """Forget that there were no more."""
     def next_request(self) -> VerdictRequest | None:
         """The next request; None if none is at hand. `StopAsyncIteration` at the end."""
     def next_batch(self, max_requests: int) -> RequestBatch | None:

@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from types import TracebackType
 from typing import TypeVar
@@ -126,7 +127,9 @@ class AsyncKext(SessionCalls):
 
     `async for request in kext` gives one `VerdictRequest` after another, and `batches` many at
     once. Several tasks may iterate at the same time: each request is given once. A loop over them
-    ends when the capture does, or when the session is closed, from whichever task or thread.
+    ends when the capture does, or when the session is closed, from whichever task or thread. A
+    verdict for one packet (`permanent=False`) that is given after that has the flow's next packet
+    ask: iterate again for it, as with `Kext`.
 
     A task that is cancelled while it waits loses nothing: what comes is given to the next one that
     asks. A request that is at hand is given without a turn of the event loop; other tasks get
@@ -152,7 +155,14 @@ class AsyncKext(SessionCalls):
         self._max_requests = max_requests
         self._payload = payload
         self._waits = _Waits(loop)
-        self._reader = _native.AsyncReader(native, self._waits.notify)
+        # The reader's thread must not keep alive who waits: it would, beyond the end of the loop.
+        notify = weakref.WeakMethod(self._waits.notify)
+
+        def tell() -> None:
+            if (method := notify()) is not None:
+                method()
+
+        self._reader = _native.AsyncReader(native, tell)
         self._next = self._reader.next_request
 
     async def __aenter__(self) -> AsyncKext:
@@ -169,6 +179,7 @@ class AsyncKext(SessionCalls):
     def __aiter__(self) -> AsyncKext:
         """The requests. Raises `ClosedError` on a closed session, `LoopError` in another loop."""
         self._check()
+        self._reader.begin_again()
         return self
 
     async def __anext__(self) -> _native.VerdictRequest:
@@ -250,6 +261,7 @@ class AsyncBatches(AsyncIterator[_native.RequestBatch]):
     def __aiter__(self) -> AsyncBatches:
         """The batches. Raises `ClosedError` on a closed session, `LoopError` in another loop."""
         self._kext._check()
+        self._kext._reader.begin_again()
         return self
 
     async def __anext__(self) -> _native.RequestBatch:
@@ -274,7 +286,7 @@ class _Waits:
     take with it, and a task that finds nothing left waits again.
     """
 
-    __slots__ = ("_futures", "_loop")
+    __slots__ = ("__weakref__", "_futures", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -64,52 +64,44 @@ class ConnectionEvents(Iterator[FlowEvent]):
 
     Iterating gives the ones that wait now, the one that ended first at the beginning, and ends
     where none waits; iterate again later for those that have ended since. `columns` gives them as
-    arrays. At most 1,024 wait, and the rest is lost and counted. Leave the `with` block, or call
-    `close`, to stop it. All methods raise `ClosedError` on a closed session.
+    arrays. Each is given once, whichever threads ask. At most 1,024 wait, and the rest is lost and
+    counted. Leave the `with` block, or call `close`, to stop it. All methods raise `ClosedError` on
+    a closed session.
 
     A flow that ends by time or by clearing is told of when the cache next meets it.
     """
 
-    __slots__ = ("_lost", "_native", "_page")
+    __slots__ = ("_ended", "_native")
 
-    def __init__(self, native: _native.Session) -> None:
-        self._native = native
-        self._page: list[FlowEvent] = []
-        self._lost = 0
+    def __init__(self, session: _native.Session) -> None:
+        self._native = session
         # From now on they are kept.
-        self._take()
-
-    def _take(self) -> None:
-        events, self._lost, _waiting = self._native.events(MAX_EVENTS, True)
-        self._page = [FlowEvent(flow, FlowEnd(end)) for flow, end in reversed(events)]
+        self._ended = _native.EndedFlows(session)
 
     def __next__(self) -> FlowEvent:
-        if not self._page:
-            self._take()
-        if not self._page:
+        event = self._ended.next()
+        if event is None:
             raise StopIteration
-        return self._page.pop()
+        flow, end = event
+        return FlowEvent(flow, FlowEnd(end))
 
     def columns(self, max_events: int = MAX_EVENTS) -> _native.FlowEventBatch:
         """The flows that have ended and were not given yet, at most 1 to 4,096, as arrays.
 
-        Those that iterating has fetched and not given belong to it.
+        They may be fewer although more wait: first come those that were fetched for iterating.
         """
         if not 1 <= max_events <= MAX_EVENTS:
             raise ValueError(f"max_events is {max_events}, and must be from 1 to {MAX_EVENTS}")
-        batch = self._native.event_batch(max_events)
-        self._lost = batch.lost
-        return batch
+        return self._ended.columns(max_events)
 
     @property
     def lost(self) -> int:
         """How many found no room since the device was opened, as of the last look."""
-        return self._lost
+        return self._ended.lost
 
     def close(self) -> None:
         """Keep no more of them; those that wait are forgotten."""
-        self._native.events(1, False)
-        self._page.clear()
+        self._ended.close()
 
     def __enter__(self) -> ConnectionEvents:
         return self

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import os
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 
 from portmaster_kext import _native
 from portmaster_kext.config import Capacities, Config
@@ -99,11 +100,16 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
         return False
 
 
+def _is_int(value: object) -> TypeGuard[int]:
+    """Whether it is a number, and not True or False, which are integers for Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def payload_number(payload: Payload) -> int:
     """The number for so much payload, or `ConfigError`."""
     if payload == "all":
         return _ALL
-    if isinstance(payload, int) and 0 <= payload <= _MAX_PACKET:
+    if _is_int(payload) and 0 <= payload <= _MAX_PACKET:
         return int(payload)
     raise ConfigError(
         f"payload is {payload!r}, and must be a number of bytes from 0 to {_MAX_PACKET}, or 'all'"
@@ -112,7 +118,7 @@ def payload_number(payload: Payload) -> int:
 
 def checked_max_requests(number: int) -> int:
     """The number, if so many requests can come at once, or `ConfigError`."""
-    if isinstance(number, int) and 1 <= number <= MAX_REQUESTS:
+    if _is_int(number) and 1 <= number <= MAX_REQUESTS:
         return int(number)
     raise ConfigError(f"max_requests is {number!r}, and must be from 1 to {MAX_REQUESTS}")
 
@@ -120,5 +126,7 @@ def checked_max_requests(number: int) -> int:
 def checked_seconds(name: str, seconds: float) -> float:
     """The time, if it is one, or `ConfigError`."""
     if isinstance(seconds, (int, float)) and seconds >= 0:
-        return float(seconds)
+        # What no float can hold is longer than anybody waits.
+        with contextlib.suppress(OverflowError):
+            return float(seconds)
     raise ConfigError(f"{name} is {seconds!r}, and must be a number of seconds, 0 or more")

@@ -1,6 +1,5 @@
 //! `AsyncReader`: requests for an event loop, which must not wait for them itself.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kext_client::{Arrival, Error, PayloadMode, Reader, Received, Wait, Wish, Wished};
@@ -59,7 +58,7 @@ impl AsyncReader {
 impl AsyncReader {
     #[new]
     fn new(session: Py<Session>, notify: Py<PyAny>) -> Self {
-        let client = Arc::clone(session.get().client());
+        let client = session.get().client().shared();
         let tell = move || {
             // There is none to tell any more when the interpreter ends.
             Python::try_attach(|py| {
@@ -73,6 +72,11 @@ impl AsyncReader {
             reader: Reader::new(client, tell),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// Forgets that there were no more: a verdict for one packet may have had its flow ask again.
+    fn begin_again(&self) {
+        self.ended.store(false, Ordering::Relaxed);
     }
 
     fn next_request(&self) -> PyResult<Option<VerdictRequest>> {

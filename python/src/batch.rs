@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use numpy::{PyArray1, PyArray2};
-use pyo3::exceptions::PyIndexError;
+use pyo3::exceptions::{PyIndexError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyCapsule;
+use pyo3::types::{PyCapsule, PySlice};
 
 use crate::arrow;
 use crate::decide::{Permanent, decide_all};
@@ -125,15 +125,34 @@ impl RequestBatch {
         self.0.len()
     }
 
-    fn __getitem__(&self, index: isize) -> PyResult<VerdictRequest> {
+    fn __getitem__<'py>(
+        &self,
+        py: Python<'py>,
+        index: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let rows = self.0.len();
-        let row = if index < 0 {
-            rows.checked_add_signed(index)
-        } else {
-            usize::try_from(index).ok()
+        if let Ok(slice) = index.cast::<PySlice>() {
+            let range = slice.indices(rows.cast_signed())?;
+            if range.step != 1 {
+                return Err(PyValueError::new_err(
+                    "a part of a batch is requests that follow each other: the step is 1",
+                ));
+            }
+            // Both are within the rows, but the end may come before the start.
+            let start = range.start.unsigned_abs();
+            let end = range.stop.unsigned_abs().max(start);
+            let part = RequestBatch(Arc::new(self.0.rows(start..end)));
+            return Ok(Bound::new(py, part)?.into_any());
+        }
+        let row = match index.extract::<isize>() {
+            Ok(index) if index < 0 => rows.checked_add_signed(index),
+            Ok(index) => usize::try_from(index).ok(),
+            // Beyond any list.
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => None,
+            Err(error) => return Err(error),
         };
         match row.filter(|row| *row < rows) {
-            Some(row) => Ok(VerdictRequest::new(Arc::clone(&self.0), row)),
+            Some(row) => Ok(Bound::new(py, VerdictRequest::new(&self.0, row))?.into_any()),
             None => Err(PyIndexError::new_err(format!(
                 "this batch has {rows} requests, and none at {index}"
             ))),
@@ -196,6 +215,6 @@ impl BatchIterator {
         if row >= self.requests.len() {
             return None;
         }
-        Some(VerdictRequest::new(Arc::clone(&self.requests), row))
+        Some(VerdictRequest::new(&self.requests, row))
     }
 }

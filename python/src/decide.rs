@@ -60,7 +60,7 @@ pub(crate) fn ids(ids: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     {
         return copied(array);
     }
-    let array = as_array(ids)?;
+    let array = one_dimension("ids", to_array(ids)?)?;
     if array.len() > 0 && !matches!(array.dtype().kind(), b'i' | b'u') {
         let kind = array.dtype();
         return Err(PyTypeError::new_err(format!(
@@ -87,11 +87,7 @@ pub(crate) enum Permanent<'py> {
 fn read(verdicts: &Bound<'_, PyAny>, permanent: &Permanent<'_>, rows: usize) -> PyResult<Read> {
     let standing = match permanent {
         Permanent::All(one) => Ok(*one),
-        Permanent::Each(each) => {
-            let each: Vec<bool> = copied(&converted(&as_array(each)?, "bool")?)?;
-            same_length("permanent", each.len(), rows)?;
-            Err(each)
-        }
+        Permanent::Each(each) => Err(permanent_each(each, rows)?),
     };
     let signed = |number: i8, row: usize| {
         let permanent = match &standing {
@@ -115,7 +111,7 @@ fn read(verdicts: &Bound<'_, PyAny>, permanent: &Permanent<'_>, rows: usize) -> 
             verdicts.repr()?
         )));
     }
-    let array = one_dimension(array)?;
+    let array = one_dimension("verdicts", array)?;
     if array.len() > 0 && !matches!(array.dtype().kind(), b'i' | b'u') {
         return Err(errors::verdicts(format!(
             "verdicts are numbers from 2 to 6, not {}",
@@ -131,6 +127,23 @@ fn read(verdicts: &Bound<'_, PyAny>, permanent: &Permanent<'_>, rows: usize) -> 
     };
     same_length("verdicts", each.len(), rows)?;
     Ok(Read::Each(each))
+}
+
+/// An array that says for each verdict whether it stands for the flow. Nothing else than booleans is taken
+/// for such: a text is true, whatever it says.
+fn permanent_each(each: &Bound<'_, PyAny>, rows: usize) -> PyResult<Vec<bool>> {
+    let array = to_array(each)?;
+    let is_boolean = array.dtype().kind() == b'b' || (array.ndim() == 1 && array.len() == 0);
+    if array.ndim() == 0 || !is_boolean {
+        return Err(PyTypeError::new_err(format!(
+            "permanent is True or False, or an array of them with one for each verdict, not {}; \
+             nothing was decided",
+            each.repr()?
+        )));
+    }
+    let each: Vec<bool> = copied(&converted(&one_dimension("permanent", array)?, "bool")?)?;
+    same_length("permanent", each.len(), rows)?;
+    Ok(each)
 }
 
 fn numbers(each: impl Iterator<Item = i64>, signed: impl Fn(i8, usize) -> i8) -> PyResult<Vec<i8>> {
@@ -156,13 +169,9 @@ fn same_length(what: &str, len: usize, rows: usize) -> PyResult<()> {
     if len == rows {
         return Ok(());
     }
-    Err(PyValueError::new_err(format!(
-        "{rows} ids and {len} values in {what} were given, and must be as many"
+    Err(errors::verdicts(format!(
+        "{rows} ids and {len} values in {what} were given, and must be as many; nothing was decided"
     )))
-}
-
-fn as_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    one_dimension(to_array(value)?)
 }
 
 fn to_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
@@ -174,11 +183,14 @@ fn to_array<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArra
     Ok(as_array.bind(py).call1((value,))?.cast_into()?)
 }
 
-fn one_dimension(array: Bound<'_, PyUntypedArray>) -> PyResult<Bound<'_, PyUntypedArray>> {
+fn one_dimension<'py>(
+    what: &str,
+    array: Bound<'py, PyUntypedArray>,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
     match array.ndim() {
         1 => Ok(array),
         dimensions => Err(PyValueError::new_err(format!(
-            "an array of one dimension is needed, not of {dimensions}"
+            "{what} is to be an array of one dimension, not of {dimensions}"
         ))),
     }
 }

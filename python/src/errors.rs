@@ -2,7 +2,6 @@
 
 use kext_client::Error;
 use pyo3::PyErr;
-use pyo3::exceptions::PyValueError;
 
 /// The exceptions as `import_exception!` makes them: types without documentation of their own.
 #[allow(missing_docs)]
@@ -35,8 +34,9 @@ pub(crate) fn raise(error: Error) -> PyErr {
             python::AlreadyDecidedError::new_err(arguments)
         }
         Error::NotHeld { id, why } => python::NotHeldError::new_err((message, id, why.name())),
-        Error::InvalidVerdict { .. } => python::InvalidVerdictError::new_err(message),
-        Error::Lengths { .. } => PyValueError::new_err(message),
+        Error::InvalidVerdict { .. } | Error::Lengths { .. } => {
+            python::InvalidVerdictError::new_err(message)
+        }
         Error::Forked => python::ForkError::new_err(message),
         Error::Closed => python::ClosedError::new_err(message),
         Error::Cancelled => python::CancelledError::new_err(message),

@@ -8,8 +8,10 @@
 mod arrow;
 mod async_reader;
 mod batch;
+mod client;
 mod config;
 mod decide;
+mod ended;
 mod errors;
 mod flow;
 mod flow_batch;
@@ -34,6 +36,8 @@ mod _native {
     use crate::async_reader::AsyncReader;
     #[pymodule_export]
     use crate::batch::RequestBatch;
+    #[pymodule_export]
+    use crate::ended::EndedFlows;
     #[pymodule_export]
     use crate::flow::Flow;
     #[pymodule_export]

@@ -1,64 +1,75 @@
 //! `VerdictRequest`: a held packet that waits for a verdict.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 
 use kext_client::CUT_SHORT;
-use kext_types::{Direction, Verdict};
+use kext_types::{Direction, FlowKey, Verdict};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyMemoryView};
 
+use crate::client::Client;
 use crate::decide::decide;
 use crate::requests::{Requests, at};
 use crate::vocabulary;
 
 /// A held packet that waits for a verdict. Immutable, hashable, equal by session and id.
 ///
-/// A row of the batch that it came with: what is asked for is read there.
+/// It has what is known of it by itself: whoever keeps one does not keep the batch that it came with.
 #[pyclass(module = "portmaster_kext", frozen, eq, hash)]
 pub(crate) struct VerdictRequest {
-    requests: Arc<Requests>,
-    row: usize,
+    session: Client,
+    id: u64,
+    time: u64,
+    process_id: u64,
+    flow: FlowKey,
+    size: u32,
+    interface: u32,
+    sub_interface: u32,
+    compartment: u32,
+    direction: u8,
+    flags: u8,
+    /// The bytes that came along; `None` if none were asked for.
+    payload: Option<Box<[u8]>>,
     local: PyOnceLock<Py<PyAny>>,
     remote: PyOnceLock<Py<PyAny>>,
 }
 
 impl VerdictRequest {
-    pub(crate) fn new(requests: Arc<Requests>, row: usize) -> Self {
+    /// One row of a batch.
+    pub(crate) fn new(batch: &Requests, row: usize) -> Self {
         Self {
-            requests,
-            row,
+            session: batch.session.clone(),
+            id: at(&batch.id, row),
+            time: at(&batch.time, row),
+            process_id: at(&batch.process_id, row),
+            flow: batch.keys.key(row),
+            size: at(&batch.size, row),
+            interface: at(&batch.interface, row),
+            sub_interface: at(&batch.sub_interface, row),
+            compartment: at(&batch.compartment, row),
+            direction: at(&batch.direction, row),
+            flags: at(&batch.flags, row),
+            payload: batch.with_payload.then(|| batch.payload_of(row).into()),
             local: PyOnceLock::new(),
             remote: PyOnceLock::new(),
         }
     }
 
-    fn number(&self) -> u64 {
-        at(&self.requests.id, self.row)
-    }
-
     fn decide(&self, py: Python<'_>, verdict: Verdict, permanent: bool) -> PyResult<()> {
-        decide(
-            py,
-            &self.requests.session,
-            self.number(),
-            verdict,
-            permanent,
-        )
+        decide(py, &self.session, self.id, verdict, permanent)
     }
 }
 
 impl PartialEq for VerdictRequest {
     fn eq(&self, other: &Self) -> bool {
-        self.number() == other.number()
-            && Arc::ptr_eq(&self.requests.session, &other.requests.session)
+        self.id == other.id && self.session.is(&other.session)
     }
 }
 
 impl Hash for VerdictRequest {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.number().hash(state);
+        self.id.hash(state);
     }
 }
 
@@ -66,94 +77,90 @@ impl Hash for VerdictRequest {
 impl VerdictRequest {
     #[getter]
     fn id(&self) -> u64 {
-        self.number()
+        self.id
     }
 
     #[getter]
     fn time(&self) -> u64 {
-        at(&self.requests.time, self.row)
+        self.time
     }
 
     #[getter]
     fn direction<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        vocabulary::direction(py, at(&self.requests.direction, self.row))
+        vocabulary::direction(py, self.direction)
     }
 
     #[getter]
     fn version(&self) -> u8 {
-        at(&self.requests.keys.version, self.row)
+        self.flow.version.number()
     }
 
     #[getter]
     fn protocol(&self) -> u8 {
-        at(&self.requests.keys.protocol, self.row)
+        self.flow.protocol
     }
 
     #[getter]
     fn local_address(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let key = self.requests.keys.key(self.row);
-        vocabulary::address(py, &self.local, key.version, key.local)
+        vocabulary::address(py, &self.local, self.flow.version, self.flow.local)
     }
 
     #[getter]
     fn local_port(&self) -> u16 {
-        at(&self.requests.keys.local_port, self.row)
+        self.flow.local_port
     }
 
     #[getter]
     fn remote_address(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let key = self.requests.keys.key(self.row);
-        vocabulary::address(py, &self.remote, key.version, key.remote)
+        vocabulary::address(py, &self.remote, self.flow.version, self.flow.remote)
     }
 
     #[getter]
     fn remote_port(&self) -> u16 {
-        at(&self.requests.keys.remote_port, self.row)
+        self.flow.remote_port
     }
 
     #[getter]
     fn process_id(&self) -> Option<u64> {
-        Some(at(&self.requests.process_id, self.row)).filter(|id| *id != 0)
+        Some(self.process_id).filter(|id| *id != 0)
     }
 
     #[getter]
     fn interface(&self) -> u32 {
-        at(&self.requests.interface, self.row)
+        self.interface
     }
 
     #[getter]
     fn sub_interface(&self) -> u32 {
-        at(&self.requests.sub_interface, self.row)
+        self.sub_interface
     }
 
     #[getter]
     fn compartment(&self) -> u32 {
-        at(&self.requests.compartment, self.row)
+        self.compartment
     }
 
     #[getter]
     fn size(&self) -> u32 {
-        at(&self.requests.size, self.row)
+        self.size
     }
 
     #[getter]
     fn flags(&self) -> u8 {
-        at(&self.requests.flags, self.row)
+        self.flags
     }
 
     #[getter]
     fn truncated(&self) -> bool {
-        self.flags() & CUT_SHORT != 0
+        self.flags & CUT_SHORT != 0
     }
 
     #[getter]
     fn payload<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyMemoryView>>> {
-        if !self.requests.with_payload {
-            return Ok(None);
-        }
-        // A copy of its own: a view of the batch would keep all of it for as long as one is kept.
-        let bytes = PyBytes::new(py, self.requests.payload_of(self.row));
-        PyMemoryView::from(bytes.as_any()).map(Some)
+        let bytes = self.payload.as_ref().map(|bytes| PyBytes::new(py, bytes));
+        bytes
+            .map(|bytes| PyMemoryView::from(bytes.as_any()))
+            .transpose()
     }
 
     #[pyo3(signature = (permanent = true))]
@@ -182,15 +189,14 @@ impl VerdictRequest {
     }
 
     fn __repr__(&self) -> String {
-        let direction = Direction::from_number(at(&self.requests.direction, self.row));
+        let direction = Direction::from_number(self.direction);
         let (arrow, way) = match direction {
             Some(Direction::Inbound) => ("<-", "inbound"),
             _ => ("->", "outbound"),
         };
-        let key = self.requests.keys.key(self.row);
-        let (local, remote) = vocabulary::ends(&key);
-        let name = vocabulary::protocol_name(key.protocol);
-        let (id, size) = (self.number(), self.size());
+        let (local, remote) = vocabulary::ends(&self.flow);
+        let name = vocabulary::protocol_name(self.flow.protocol);
+        let Self { id, size, .. } = self;
         format!("<VerdictRequest #{id}: {way} {name} {local} {arrow} {remote}, {size} bytes>")
     }
 }

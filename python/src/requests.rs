@@ -1,14 +1,14 @@
 //! Requests that came together, in the memory that Python's views of them share.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use arrow_array::types::{UInt8Type, UInt16Type, UInt32Type, UInt64Type};
 use arrow_buffer::ScalarBuffer;
-use kext_client::{KeyColumns, RequestColumns, Session};
+use kext_client::{KeyColumns, RequestColumns};
 use kext_types::{Address, FlowKey, IpVersion};
 
 use crate::arrow::{self, Column};
+use crate::client::Client;
 
 /// The ends of flows, row by row.
 pub(crate) struct Keys {
@@ -34,7 +34,7 @@ impl From<KeyColumns> for Keys {
 }
 
 impl Keys {
-    fn rows(&self, Range { start: row, end }: Range<usize>) -> Self {
+    pub(crate) fn rows(&self, Range { start: row, end }: Range<usize>) -> Self {
         let rows = end - row;
         Self {
             local_address: self.local_address.slice(row * 16, rows * 16),
@@ -90,7 +90,7 @@ fn address(values: &ScalarBuffer<u8>, row: usize) -> Address {
 
 /// Requests of one session.
 pub(crate) struct Requests {
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Client,
     pub(crate) id: ScalarBuffer<u64>,
     pub(crate) time: ScalarBuffer<u64>,
     pub(crate) process_id: ScalarBuffer<u64>,
@@ -108,7 +108,7 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    pub(crate) fn new(session: Arc<Session>, columns: RequestColumns, with_payload: bool) -> Self {
+    pub(crate) fn new(session: Client, columns: RequestColumns, with_payload: bool) -> Self {
         let mut offsets = columns.payload_offsets;
         if offsets.is_empty() {
             offsets.push(0);
@@ -136,7 +136,7 @@ impl Requests {
         let row = range.start;
         let rows = range.end - row;
         Self {
-            session: Arc::clone(&self.session),
+            session: self.session.clone(),
             id: self.id.slice(row, rows),
             time: self.time.slice(row, rows),
             process_id: self.process_id.slice(row, rows),

@@ -16,10 +16,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::batch::RequestBatch;
+use crate::client::Client;
 use crate::decide::{self, Permanent};
 use crate::errors::{self, raise};
 use crate::flow::Flow;
-use crate::flow_batch::{FlowBatch, FlowEventBatch};
+use crate::flow_batch::FlowBatch;
 use crate::report::ReplayReport;
 use crate::request::VerdictRequest;
 use crate::requests::Requests;
@@ -31,7 +32,7 @@ const SLICE: Duration = Duration::from_millis(100);
 /// The Rust client's session, and the iterator of its requests.
 #[pyclass(module = "portmaster_kext._native", frozen)]
 pub(crate) struct Session {
-    client: Arc<kext_client::Session>,
+    client: Client,
     device: Py<PyString>,
     /// How many requests the iterator takes at once, and what payload they bring.
     most: u32,
@@ -41,7 +42,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn client(&self) -> &Arc<kext_client::Session> {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
@@ -59,8 +60,7 @@ impl Session {
 
     pub(crate) fn requests(&self, columns: RequestColumns, payload: PayloadMode) -> Arc<Requests> {
         let with_payload = payload != PayloadMode::None;
-        let session = Arc::clone(&self.client);
-        Arc::new(Requests::new(session, columns, with_payload))
+        Arc::new(Requests::new(self.client.clone(), columns, with_payload))
     }
 
     /// A batch of none.
@@ -126,7 +126,7 @@ impl Session {
             .detach(|| kext_client::Session::open_device(parsed, options))
             .map_err(raise)?;
         Ok(Self {
-            client: Arc::new(session),
+            client: Client::new(session),
             device: device.unbind(),
             most: max_requests,
             payload: PayloadMode::from_number(payload),
@@ -251,21 +251,6 @@ impl Session {
         columns.map(FlowBatch::from).map_err(raise)
     }
 
-    fn events(&self, py: Python<'_>, most: u32, keep: bool) -> PyResult<Events> {
-        let page = py
-            .detach(|| self.client.events(most, keep))
-            .map_err(raise)?;
-        let events = page.events.into_iter();
-        let events = events.map(|event| (Flow::from(event.flow), event.end.number()));
-        Ok((events.collect(), page.lost, page.waiting))
-    }
-
-    fn event_batch(&self, py: Python<'_>, most: u32) -> PyResult<FlowEventBatch> {
-        py.detach(|| self.client.events(most, true))
-            .map(FlowEventBatch::from)
-            .map_err(raise)
-    }
-
     fn clear_cache(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.client.clear_cache()).map_err(raise)
     }
@@ -290,9 +275,6 @@ impl Session {
         py.detach(|| self.client.close()).map_err(raise)
     }
 }
-
-/// Flows with the number of why they ended, how many were lost, and how many wait still.
-type Events = (Vec<(Flow, u8)>, u64, u32);
 
 /// The requests of a session, batch by batch.
 #[pyclass(module = "portmaster_kext._native", frozen)]

@@ -28,7 +28,7 @@ impl Taken {
     pub(crate) fn next(&self) -> Option<VerdictRequest> {
         let mut all = self.batches();
         let batch = all.front_mut()?;
-        let request = VerdictRequest::new(Arc::clone(&batch.requests), batch.next);
+        let request = VerdictRequest::new(&batch.requests, batch.next);
         batch.next += 1;
         if batch.next >= batch.requests.len() {
             all.pop_front();

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import builders
@@ -740,3 +741,50 @@ def test_a_forked_child_is_refused_and_the_parent_goes_on():
     command = [sys.executable, "-W", "ignore", "-c", FORKED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+WEB = f"replay:{Path(__file__).parents[1] / 'captures' / 'web.pcapng'}"
+
+
+def test_requests_that_follow_a_late_verdict_are_given_by_the_next_loop():
+    async def main() -> int:
+        async with pk.open_async(WEB) as kext:
+            for request in [request async for request in kext]:
+                request.accept(permanent=False)
+            return len([request async for request in kext])
+
+    with pk.open(WEB) as kext:
+        for request in list(kext):
+            request.accept(permanent=False)
+        wanted = len(list(kext))
+    assert wanted > 0
+    assert asyncio.run(main()) == wanted
+
+
+def test_a_session_of_a_closed_loop_is_collected(slow):
+    async def main() -> weakref.ref[pk.AsyncKext]:
+        kext = await pk.open_async(slow, realtime=True, local=[builders.CLIENT])
+
+        async def forever() -> None:
+            async for request in kext:
+                request.accept()
+                waiting.set()
+
+        waiting = asyncio.Event()
+        asyncio.get_running_loop().create_task(forever())
+        await waiting.wait()
+        await asyncio.sleep(0)
+        return weakref.ref(kext)
+
+    loop = asyncio.new_event_loop()
+    # That a task was destroyed which waited: whoever closes a loop like this is told so.
+    loop.set_exception_handler(lambda loop, context: None)
+    kext = loop.run_until_complete(main())
+    loop.close()
+    del loop
+    # The reader's thread may be about to tell of what has come.
+    deadline = time.monotonic() + 10
+    while kext() is not None and time.monotonic() < deadline:
+        gc.collect()
+    assert kext() is None
+    assert readers() == 0

@@ -395,3 +395,38 @@ def test_duckdb_reads_batches_and_flows(opened):
         assert len(flows) == 10
         rows = database.sql("select verdict, count(*) from flows group by 1").fetchall()
         assert rows == [(pk.Verdict.DROP, 10)]
+
+
+@pytest.mark.parametrize("permanent", [["False"], [0.5], ["no"], [1, 0, 1], None, 1, "no"])
+def test_permanent_takes_booleans_only(batch, permanent):
+    with pytest.raises(TypeError, match="permanent is True or False"):
+        batch.set_verdicts(pk.Verdict.ACCEPT, permanent=permanent)
+    # Nothing was decided.
+    outcome = batch.set_verdicts(pk.Verdict.ACCEPT)
+    assert (outcome == pk.Outcome.APPLIED).all()
+
+
+def test_an_index_beyond_any_list_is_an_index_error(batch):
+    for index in (1 << 64, -(1 << 64)):
+        with pytest.raises(IndexError, match=r"has \d+ requests, and none at"):
+            batch[index]
+    with pytest.raises(TypeError):
+        batch["0"]
+
+
+@pytest.mark.parametrize(
+    "part", [slice(None), slice(1, 3), slice(-1, None), slice(2, 1), slice(5, 9), slice(0, 0)]
+)
+def test_a_part_of_a_batch_is_a_batch_in_the_same_memory(batch, part):
+    whole = list(batch)
+    some = batch[part]
+    assert isinstance(some, pk.RequestBatch)
+    assert list(some) == whole[part]
+    assert (some.id == batch.id[part]).all()
+    assert len(some) == 0 or np.shares_memory(some.id, batch.id)
+
+
+def test_a_part_of_a_batch_leaves_none_out(batch):
+    for step in (2, -1):
+        with pytest.raises(ValueError, match="step"):
+            batch[::step]

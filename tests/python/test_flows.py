@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 import portmaster_kext as pk
 import pytest
@@ -106,3 +109,56 @@ def test_ended_flows_as_arrays_and_what_was_lost():
             events.columns(0)
         events.close()
         assert list(events) == []
+
+
+ENDED = 576
+"""Flows that leave a cache of 1,024 flows when 1,600 are decided."""
+
+
+def decided() -> pk.Kext:
+    return pk.open("synthetic:1600", capacities=pk.Capacities(flows=1_024))
+
+
+def decide(kext: pk.Kext) -> None:
+    for batch in kext.batches():
+        batch.set_verdicts(pk.Verdict.ACCEPT)
+
+
+def test_threads_that_ask_for_ended_flows_share_them():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            with decided() as kext, kext.connection_events() as events:
+                decide(kext)
+                given: list[pk.FlowEvent] = []
+                threads = [threading.Thread(target=given.extend, args=(events,)) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert len({event.flow.remote_address for event in given}) > 1
+                assert len(given) == ENDED
+                assert events.lost == 0
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_arrays_of_ended_flows_go_on_where_iterating_stopped():
+    with decided() as kext, kext.connection_events() as events:
+        decide(kext)
+        first = next(events)
+        batch = events.columns()
+        assert len(batch) == ENDED - 1
+        assert first.flow.local_port not in batch.local_port.tolist()
+        assert len(events.columns()) == 0
+        assert next(events, None) is None
+
+
+def test_a_part_of_what_was_fetched_may_be_asked_for():
+    with decided() as kext, kext.connection_events() as events:
+        decide(kext)
+        next(events)
+        some = events.columns(10)
+        assert (len(some), some.waiting) == (10, ENDED - 11)
+        assert len(list(events)) == ENDED - 11

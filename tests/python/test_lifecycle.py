@@ -268,3 +268,51 @@ def test_cancel_ends_a_wait_and_loses_nothing(tmp_path):
         assert [type(error) for error in failures] == [pk.CancelledError]
         assert len(next(kext.batches(max_wait=0))) == 0, "and goes on"
         assert kext.counters().balanced
+
+
+@pytest.mark.skipif(not LINUX, reason="memory is read in /proc")
+def test_one_kept_request_does_not_keep_its_batch():
+    page = os.sysconf("SC_PAGE_SIZE")
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    kept = []
+    with pk.open("synthetic:200000,payload=900", payload="all") as kext:
+        for number, request in enumerate(kext):
+            request.accept(permanent=False)
+            if number == 4_000:
+                before = resident()
+            if number > 4_000 and number % 1_000 == 0:
+                kept.append(request)
+    # A batch is half a million bytes.
+    assert (resident() - before) / len(kept) < 50_000
+
+
+FORGOTTEN_OUTPUT = """
+import os, sys, threading
+import portmaster_kext as pk
+def drain():
+    with open(sys.argv[1], "rb") as pipe:
+        while pipe.read(1 << 16):
+            pass
+thread = threading.Thread(target=drain)
+thread.start()
+large = pk.Capacities(packet_bytes=1 << 28)
+kext = pk.open("synthetic:200,payload=60000", output=sys.argv[1], capacities=large)
+next(kext.batches())
+del kext
+thread.join()
+print("ended")
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="named pipes are made in another way there")
+def test_a_session_that_is_dropped_closes_while_others_run(tmp_path):
+    # The output is a pipe that takes a little at a time, and Python empties it: it could not while
+    # the session is closed, if that held the interpreter.
+    pipe = tmp_path / "output"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", FORGOTTEN_OUTPUT, str(pipe)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "ended\n"

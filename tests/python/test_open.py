@@ -262,3 +262,26 @@ def test_every_exception_is_an_error():
     assert len(exceptions) > 10
     for exception in exceptions:
         assert issubclass(exception, pk.Error), exception
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"payload": True},
+        {"max_requests": True},
+        {"flush_interval": 10**400},
+        {"flush_interval": -1},
+        {"flush_interval": float("nan")},
+    ],
+)
+def test_what_is_no_such_number_is_a_config_error(arguments):
+    with pytest.raises(pk.ConfigError):
+        pk.open("synthetic:1", **arguments)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e19])
+def test_a_flush_interval_may_be_longer_than_clocks_go(seconds):
+    with pk.open("synthetic:2", flush_interval=seconds) as kext:
+        next(kext).accept()
+        kext.flush()
+        assert kext.counters().permitted == 1
