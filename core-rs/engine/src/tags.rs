@@ -1,7 +1,7 @@
 //! Buckets of tags: where a key of a hash table can stand, found in a few instructions.
 //!
-//! A bucket is a word with a byte for each of its [`WAYS`] ways: 0 where the way is free, else seven
-//! bits of the hash. A key may stand in one of two buckets. All ways of one are compared at once.
+//! A bucket is a word with a byte for each of its [`WAYS`] ways: 0 where the way is free, else a byte
+//! of the hash. A key may stand in one of two buckets. All ways of one are compared at once.
 
 /// Ways in a bucket: one byte of a tag word each.
 pub(crate) const WAYS: usize = 8;
@@ -20,10 +20,14 @@ pub(crate) const fn buckets(hash: u64, mask: usize) -> [usize; 2] {
     [hash as usize & mask, (hash >> 32) as usize & mask]
 }
 
-/// Seven bits of the hash that choose no bucket of a table below 2^25 buckets, and the used mark.
+/// A byte of the hash that chooses no bucket of a table of up to 2^24 buckets; never 0.
+///
+/// All eight bits count: a way that is looked at in vain may be another processor's, or in nobody's
+/// cache.
 #[inline]
 pub(crate) const fn tag_of(hash: u64) -> u8 {
-    (hash >> 57) as u8 | 0x80
+    let tag = (hash >> 56) as u8;
+    tag + (tag == 0) as u8
 }
 
 /// The ways of a bucket that may hold a key of this hash.
