@@ -64,10 +64,6 @@ pub(crate) struct Here {
     loopback: Cell<bool>,
 }
 
-// SAFETY: a lane can go from thread to thread, as its documentation says; the type cannot say so,
-// because what counts in a lane borrows it. It is not used by two at once: `PerProcessor` sees to that.
-unsafe impl Send for Here {}
-
 impl Here {
     /// Runs something while packets of this machine to itself are presented, or others. On one
     /// processor presentations nest: a packet that is injected may be shown before that returns.
