@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
@@ -20,7 +21,8 @@ class Flows(Iterator[_native.Flow]):
     """The flows whose verdict is cached, in no stated order; made by `Kext.flows`.
 
     Iterate over it for one `Flow` after another, or take all of them as arrays by `columns`. A flow
-    that is cached while the listing runs may be missed. Both raise `ClosedError`.
+    that is cached while the listing runs may be missed. Threads that share it get each flow once.
+    Both raise `ClosedError`.
 
     >>> with pk.open("synthetic:100,payload=72") as kext:
     ...     for request in kext:
@@ -29,21 +31,23 @@ class Flows(Iterator[_native.Flow]):
     10000
     """
 
-    __slots__ = ("_cursor", "_native", "_page")
+    __slots__ = ("_cursor", "_native", "_page", "_turn")
 
     def __init__(self, native: _native.Session) -> None:
         self._native = native
         self._cursor: int | None = 0
         self._page: Iterator[_native.Flow] = iter(())
+        self._turn = threading.Lock()
 
     def __next__(self) -> _native.Flow:
-        while True:
-            for flow in self._page:
-                return flow
-            if self._cursor is None:
-                raise StopIteration
-            page, self._cursor = self._native.list_flows(self._cursor, _PAGE)
-            self._page = iter(page)
+        with self._turn:
+            while True:
+                for flow in self._page:
+                    return flow
+                if self._cursor is None:
+                    raise StopIteration
+                page, self._cursor = self._native.list_flows(self._cursor, _PAGE)
+                self._page = iter(page)
 
     def columns(self) -> _native.FlowBatch:
         """All cached flows as arrays, whatever was iterated over before."""

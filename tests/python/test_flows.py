@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import portmaster_kext as pk
@@ -124,24 +126,44 @@ def decide(kext: pk.Kext) -> None:
         batch.set_verdicts(pk.Verdict.ACCEPT)
 
 
-def test_threads_that_ask_for_ended_flows_share_them():
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    try:
+    yield
+    sys.setswitchinterval(interval)
+
+
+def shared(items: Iterator[Any]) -> list[Any]:
+    """What four threads get of it."""
+    given: list[Any] = []
+    threads = [threading.Thread(target=given.extend, args=(items,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return given
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_threads_that_ask_for_ended_flows_share_them():
+    for _ in range(20):
+        with decided() as kext, kext.connection_events() as events:
+            decide(kext)
+            given = shared(events)
+            assert len({event.flow.remote_address for event in given}) > 1
+            assert len(given) == ENDED
+            assert events.lost == 0
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_threads_that_ask_for_cached_flows_share_them():
+    with pk.open("synthetic:4000") as kext:
+        decide(kext)
         for _ in range(20):
-            with decided() as kext, kext.connection_events() as events:
-                decide(kext)
-                given: list[pk.FlowEvent] = []
-                threads = [threading.Thread(target=given.extend, args=(events,)) for _ in range(4)]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-                assert len({event.flow.remote_address for event in given}) > 1
-                assert len(given) == ENDED
-                assert events.lost == 0
-    finally:
-        sys.setswitchinterval(interval)
+            keys = [(flow.remote_address, flow.local_port) for flow in shared(kext.flows())]
+            assert len(keys) == len(set(keys)) == 4_000
 
 
 def test_arrays_of_ended_flows_go_on_where_iterating_stopped():
