@@ -21,7 +21,7 @@ pub(crate) struct Layer {
     theirs: &'static [&'static str],
 }
 
-/// The crates that also run inside a kernel: no std, no unsafe.
+/// The crates that also run inside a kernel: no std, and no unsafe code but for [`PREFETCHES`].
 pub(crate) const NO_STD: &[Layer] = &[
     Layer {
         name: "kext-types",
@@ -160,6 +160,8 @@ const LEAVES: [&str; 3] = ["kext-driver", "portmaster-kext-native", "xtask"];
 
 /// What the root file of every crate in [`NO_STD`] says; of those in [`KERNEL`] the first only.
 const ATTRIBUTES: [&str; 2] = ["#![no_std]", "#![forbid(unsafe_code)]"];
+/// What the one crate in [`NO_STD`] says that asks the processor to prefetch, which is unsafe.
+const PREFETCHES: (&str, [&str; 2]) = ("kext-sync", ["#![no_std]", "#![deny(unsafe_code)]"]);
 
 /// Every row, whatever the crate runs in.
 fn layers() -> impl Iterator<Item = &'static Layer> {
@@ -235,6 +237,7 @@ fn attributes_missing(metadata: &Value) -> Result<Vec<String>> {
         let name = text(package, "name");
         let has = |layers: &[Layer]| layers.iter().any(|layer| layer.name == name);
         let wanted = match (has(NO_STD), has(KERNEL)) {
+            (true, _) if name == PREFETCHES.0 => &PREFETCHES.1[..],
             (true, _) => &ATTRIBUTES[..],
             (false, true) => &ATTRIBUTES[..1],
             (false, false) => continue,

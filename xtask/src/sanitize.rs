@@ -1,10 +1,10 @@
 //! `cargo xtask sanitize [miri|address]`: the unit tests of the driver's core under a checker of
 //! memory.
 //!
-//! None of these crates has unsafe code, so that this looks at the compiler's and their dependencies'
-//! (zerocopy, `lock_api`) more than at ours. Miri sees the most and is slow: tests that try thousands
-//! of values say `cfg_attr(miri, ignore)`, and properties run with few cases. The other one runs
-//! everything.
+//! These crates have no unsafe code but for a prefetch, so that this looks at the compiler's and their
+//! dependencies' (zerocopy, `lock_api`) more than at ours. Miri sees the most and is slow: tests that
+//! try thousands of values say `cfg_attr(miri, ignore)`, and properties run with few cases. The other
+//! one runs everything.
 
 use std::process::Command;
 

@@ -78,12 +78,12 @@ pub(crate) struct Found<'a, R: RawLock> {
 }
 
 /// A flow to be put in.
-pub(crate) struct New {
-    pub(crate) key: FlowKey,
+pub(crate) struct New<'a> {
+    pub(crate) key: &'a FlowKey,
     pub(crate) fate: Fate,
     pub(crate) origin: FlowOrigin,
     pub(crate) epoch: u32,
-    pub(crate) stats: FlowStats,
+    pub(crate) stats: &'a FlowStats,
 }
 
 /// The right to insert a flow: nobody else inserts one of the same hash.
@@ -227,6 +227,15 @@ impl<R: RawLock> FlowTable<R> {
         oldest
     }
 
+    /// Says that a flow of this hash will be put in soon. Its way is in nobody's cache, as it was seen
+    /// longest ago; it comes there meanwhile.
+    pub(crate) fn expect(&self, hash: u64, now: Timestamp) {
+        let (_, at) = self.choose(hash, stamp_of(now));
+        if let Some(way) = self.ways.get(at) {
+            kext_sync::prefetch(way);
+        }
+    }
+
     fn stamp(&self, at: usize, seen: Timestamp) {
         if let Some(stamp) = self.stamps.get(at / WAYS).and_then(|s| s.get(at % WAYS)) {
             stamp.store(stamp_of(seen), Ordering::Relaxed);
@@ -249,31 +258,21 @@ impl<R: RawLock> FlowTable<R> {
 
 impl<R: RawLock> Inserting<'_, R> {
     /// Puts in a flow that is not there. If another has to make room, `makes_room` sees it before.
-    pub(crate) fn insert(self, new: New, now: Timestamp, makes_room: impl FnOnce(&Found<'_, R>)) {
+    pub(crate) fn insert(
+        self,
+        new: &New<'_>,
+        now: Timestamp,
+        makes_room: impl FnOnce(&Found<'_, R>),
+    ) {
         let Some(mut found) = self.table.room(self.hash, stamp_of(now)) else {
             return;
         };
-        let New {
-            key,
-            fate,
-            origin,
-            epoch,
-            stats,
-        } = new;
         if found.flow.used {
             makes_room(&found);
         }
-        *found.flow = Flow {
-            key,
-            used: true,
-            plain: None,
-            was_reported: false,
-            origin,
-            epoch,
-            stats,
-        };
-        found.set_fate(fate);
-        self.table.stamp(found.at, stats.last_seen);
+        found.flow.key = *new.key;
+        found.flow.used = true;
+        found.replace(new.fate, new.origin, new.epoch, new.stats);
         self.table.tag(found.at, tags::tag_of(self.hash));
     }
 }
@@ -355,11 +354,17 @@ impl<R: RawLock> Found<'_, R> {
     }
 
     /// Makes it another flow of the same key.
-    pub(crate) fn replace(&mut self, fate: Fate, origin: FlowOrigin, epoch: u32, stats: FlowStats) {
+    pub(crate) fn replace(
+        &mut self,
+        fate: Fate,
+        origin: FlowOrigin,
+        epoch: u32,
+        stats: &FlowStats,
+    ) {
         self.flow.was_reported = false;
         self.flow.origin = origin;
         self.flow.epoch = epoch;
-        self.flow.stats = stats;
+        self.flow.stats = *stats;
         self.set_fate(fate);
         self.table.stamp(self.at, stats.last_seen);
     }
@@ -440,14 +445,14 @@ mod tests {
     fn insert(table: &FlowTable<Mutex>, number: u32, epoch: u32) -> Option<u32> {
         let mut evicted = None;
         let new = New {
-            key: key(number),
+            key: &key(number),
             fate: Fate::Verdict(Verdict::Accept, None),
             origin: FlowOrigin::Verdict,
             epoch,
-            stats: FlowStats::new(at(epoch), Direction::Outbound),
+            stats: &FlowStats::new(at(epoch), Direction::Outbound),
         };
         let inserting = table.inserting(hash(number)).unwrap();
-        inserting.insert(new, at(epoch), |leaving| evicted = Some(leaving.epoch()));
+        inserting.insert(&new, at(epoch), |leaving| evicted = Some(leaving.epoch()));
         evicted
     }
 

@@ -356,10 +356,11 @@ impl<R: RawLock> Engine<R> {
     ) -> Result<Releases<'a, R>, NotHeld> {
         // A clearing from here on forgets this verdict, though it still decides what is held.
         let epoch = self.flows.epoch();
-        let decidable = packets.decidable(id).map(|(slot, info, opened)| {
+        let decidable = packets.decidable(id).map(|(slot, info, flow)| {
             // A flow goes the way of its first packet, whichever of it was asked about.
             let direction = if decision.permanent {
-                opened
+                self.flows.expect(flow.hash, now);
+                flow.stats.opened
             } else {
                 info.arrival.direction
             };

@@ -444,12 +444,9 @@ impl PacketCache {
 
     // ---- letting go -----------------------------------------------------------------------------
 
-    /// The slot of the packet that a verdict names, what is known of it, and which way its flow's first
-    /// packet went, if no verdict for its flow came before.
-    pub(crate) fn decidable(
-        &self,
-        id: PacketId,
-    ) -> Result<(u32, &RequestInfo, Direction), NotHeld> {
+    /// The slot of the packet that a verdict names, what is known of it, and its flow, if no verdict for
+    /// that came before.
+    pub(crate) fn decidable(&self, id: PacketId) -> Result<(u32, &RequestInfo, &Pending), NotHeld> {
         let not_held = || self.ids.end(id);
         let slot = self.find(id).ok_or_else(not_held)?;
         let held = self.slots.held(slot).ok_or_else(not_held)?;
@@ -459,7 +456,7 @@ impl PacketCache {
                 outcome: VerdictOutcome::AlreadyDecided,
                 first: decided.decision.number(),
             }),
-            None => Ok((slot, &held.info, flow.stats.opened)),
+            None => Ok((slot, &held.info, flow)),
         }
     }
 

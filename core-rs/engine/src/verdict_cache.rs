@@ -252,6 +252,12 @@ impl<R: RawLock> VerdictCache<R> {
         Some(found.verdict())
     }
 
+    /// Says that a flow of this hash will be cached soon.
+    #[inline]
+    pub(crate) fn expect(&self, hash: u64, now: Timestamp) {
+        self.flows.expect(hash, now);
+    }
+
     /// Caches a flow's fate, in place of what was cached for it. Nothing is cached if the cache was
     /// cleared after the fate was decided.
     pub(crate) fn insert(
@@ -262,30 +268,30 @@ impl<R: RawLock> VerdictCache<R> {
         settings: &Settings<R>,
         counters: Tally<'_>,
     ) {
-        let Pending { hash, stats, .. } = *pending;
+        let Pending { hash, stats, .. } = pending;
         let Decided { fate, epoch, .. } = *decided;
         // Its last packet may have come long before, and before all that is cached.
         let now = decided.time.max(stats.last_seen);
-        let Some(inserting) = self.flows.inserting(hash) else {
+        let Some(inserting) = self.flows.inserting(*hash) else {
             return;
         };
         if epoch != self.epoch() {
             return;
         }
         counters.count(Event::FlowCached);
-        if let Some(mut standing) = self.flows.find(hash, key) {
+        if let Some(mut standing) = self.flows.find(*hash, key) {
             self.leaves(&standing, FlowEnd::Replaced, counters);
             standing.replace(fate, FlowOrigin::Verdict, epoch, stats);
             return;
         }
         let flow = New {
-            key: *key,
+            key,
             fate,
             origin: FlowOrigin::Verdict,
             epoch,
             stats,
         };
-        inserting.insert(flow, now, |leaving| {
+        inserting.insert(&flow, now, |leaving| {
             self.makes_room(leaving, settings, now, counters);
         });
     }
@@ -321,18 +327,18 @@ impl<R: RawLock> VerdictCache<R> {
             }
             counters.count(Event::FlowCached);
             self.leaves(&standing, standing.end_by_time(), counters);
-            standing.replace(fate, origin, epoch, stats);
+            standing.replace(fate, origin, epoch, &stats);
             return true;
         }
         counters.count(Event::FlowCached);
         let flow = New {
-            key,
+            key: &key,
             fate,
             origin,
             epoch,
-            stats,
+            stats: &stats,
         };
-        inserting.insert(flow, now, |leaving| {
+        inserting.insert(&flow, now, |leaving| {
             self.makes_room(leaving, settings, now, counters);
         });
         true

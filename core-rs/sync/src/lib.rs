@@ -1,4 +1,4 @@
-//! The one door to locks and atomics.
+//! The one door to locks, atomics and hints to the processor.
 //!
 //! Nothing else in the portable crates names a lock or an atomic, so that the whole system can be
 //! moved to other primitives in one place: the driver brings spin locks at raised IRQL, user-mode
@@ -16,18 +16,20 @@
 //! taken before any of them. Nothing is called under a lock that could call back.
 
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(not(shuttle))]
 mod lock;
 #[cfg(shuttle)]
 #[path = "lock_checked.rs"]
 mod lock;
+mod prefetch;
 
 /// What a host must bring to lock with: `lock_api`'s contract of a raw mutex.
 pub use lock_api::RawMutex as RawLock;
 
 pub use lock::{Guard, Lock};
+pub use prefetch::prefetch;
 
 /// Atomic integers, and the orderings they take.
 pub mod atomic {
