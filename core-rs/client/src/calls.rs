@@ -9,6 +9,7 @@ use kext_wire::events::{EventsRequest, EventsResponse};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
+use kext_wire::process_path::{ProcessPathRequest, ProcessPathResponse};
 use kext_wire::{BufferTooSmall, ControlCode, MAX_BATCH, Status, VERSION};
 
 use crate::receive::MAX_MESSAGE;
@@ -200,6 +201,36 @@ pub(crate) fn list_flows(caller: &Caller, cursor: u64, most: u32) -> Result<Flow
             next: Some(response.cursor()).filter(|cursor| *cursor != 0),
         })
     })
+}
+
+/// The path of a process's program, as its host names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessPath {
+    /// UTF-16, which need not be well-formed.
+    pub utf16: Vec<u16>,
+    /// Whether the path is longer, and this is how it begins.
+    pub is_cut: bool,
+}
+
+pub(crate) fn process_path(caller: &Caller, id: u64) -> Result<Option<ProcessPath>, Error> {
+    const CODE: ControlCode = ControlCode::ProcessPath;
+    let request = ProcessPathRequest { process_id: id };
+    let input = fixed::<{ ProcessPathRequest::LEN }>(CODE, |out| request.encode(out))?;
+    let answer = caller.ask(CODE, &input, ProcessPathResponse::MAX_LEN, |bytes| {
+        let path = ProcessPathResponse::decode(bytes)?.path;
+        let (units, _) = path.utf16.as_chunks();
+        Ok(ProcessPath {
+            utf16: units.iter().map(|unit| u16::from_le_bytes(*unit)).collect(),
+            is_cut: path.is_cut,
+        })
+    });
+    match answer {
+        Err(Error::Status {
+            status: Status::OBJECT_NAME_NOT_FOUND,
+            ..
+        }) => Ok(None),
+        answer => answer.map(Some),
+    }
 }
 
 /// Flows that have left the verdict cache.

@@ -164,6 +164,10 @@ pub struct FlowColumns {
     pub first_seen: Vec<u64>,
     /// Times of the last packets, likewise.
     pub last_seen: Vec<u64>,
+    /// Bytes of payload that programs have sent; 0 where the host sees no payload.
+    pub payload_out: Vec<u64>,
+    /// Bytes of payload that programs have received, likewise.
+    pub payload_in: Vec<u64>,
 }
 
 impl FlowColumns {
@@ -180,6 +184,8 @@ impl FlowColumns {
         self.bytes_in.push(info.inbound.bytes);
         self.first_seen.push(info.first_seen.as_nanos());
         self.last_seen.push(info.last_seen.as_nanos());
+        self.payload_out.push(info.payload_outbound);
+        self.payload_in.push(info.payload_inbound);
     }
 
     /// How many flows there are.

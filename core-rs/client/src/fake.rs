@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use kext_hosts::replay::ReplayReport;
 use kext_types::{
     Address, Arrival, Capacities, Config, Direction, Event, FlowEnded, FlowInfo, FlowKey,
-    FlowOrigin, Interface, IpVersion, PacketId, Reason, RequestInfo, Timestamp, Traffic, Verdict,
-    VerdictOutcome, protocol,
+    FlowOrigin, Interface, IpVersion, PacketId, ProcessPath, Reason, RequestInfo, Timestamp,
+    Traffic, Verdict, VerdictOutcome, protocol,
 };
 use kext_wire::config::ConfigMessage;
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
@@ -18,6 +18,7 @@ use kext_wire::events::{EventsRequest, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse, write_held};
+use kext_wire::process_path::{ProcessPathRequest, write_path};
 use kext_wire::receive::{ReceiveRequest, ReceiveWriter};
 use kext_wire::verdicts::{Outcome, SetVerdictsRequest, SetVerdictsResponse};
 use kext_wire::{ControlCode, Status};
@@ -37,6 +38,8 @@ pub(crate) struct State {
     pub(crate) held: HashMap<u64, Vec<u8>>,
     pub(crate) settled: HashMap<u64, Outcome>,
     pub(crate) flows: Vec<FlowInfo>,
+    /// The paths of processes, as UTF-16.
+    pub(crate) paths: HashMap<u64, Vec<u8>>,
     pub(crate) events: VecDeque<FlowEnded>,
     pub(crate) keeps_events: bool,
     /// How many `SET_VERDICTS` requests came.
@@ -78,6 +81,8 @@ pub(crate) fn cached(local_port: u16) -> FlowInfo {
         process_id: None,
         outbound: Traffic::default(),
         inbound: Traffic::default(),
+        payload_outbound: 3,
+        payload_inbound: 4,
         first_seen: Timestamp::from_nanos(1),
         last_seen: Timestamp::from_nanos(2),
     }
@@ -288,6 +293,12 @@ impl Transport for std::sync::Arc<Fake> {
             }
             ControlCode::ListFlows => Fake::list_flows(state, input, output),
             ControlCode::Events => Fake::events(state, input, output),
+            ControlCode::ProcessPath => {
+                let request = ProcessPathRequest::decode(input)?;
+                let path = state.paths.get(&request.process_id);
+                let path = ProcessPath::of(path.ok_or(Status::OBJECT_NAME_NOT_FOUND)?);
+                Ok(write_path(path, output)?)
+            }
             _ => Err(Status::INVALID_DEVICE_REQUEST),
         })
     }

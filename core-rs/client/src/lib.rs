@@ -35,7 +35,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use calls::EventPage;
+pub use calls::{EventPage, ProcessPath};
 pub use columns::{CUT_SHORT, FlowColumns, KeyColumns, RequestColumns};
 pub use counters::Counters;
 pub use device::{BadDevice, Device, FORMS};

@@ -13,7 +13,7 @@ use kext_wire::ControlCode;
 use kext_wire::hello::HelloResponse;
 use kext_wire::receive::{PayloadMode, ReceiveResponse};
 
-use crate::calls::{Caller, EventPage};
+use crate::calls::{Caller, EventPage, ProcessPath};
 use crate::columns::RequestColumns;
 use crate::fork::Process;
 use crate::queue::{Deferred, Queue};
@@ -265,6 +265,13 @@ impl Session {
     pub fn events(&self, most: u32, keep: bool) -> Result<EventPage, Error> {
         let _call = self.enter()?;
         calls::events(&self.caller, most, keep)
+    }
+
+    /// The path of the program that a process runs, as the host told it last with a flow of the process;
+    /// `None` if it told none, or so many others since that it is not remembered.
+    pub fn process_path(&self, process_id: u64) -> Result<Option<ProcessPath>, Error> {
+        let _call = self.begin()?;
+        calls::process_path(&self.caller, process_id)
     }
 
     /// The counters now; those of the end after [`Session::close`].

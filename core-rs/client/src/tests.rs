@@ -182,6 +182,7 @@ fn a_closed_session_keeps_its_last_counters_only() {
     closed(session.set_verdict(1, ACCEPT));
     closed(session.set_verdicts(&[(1, ACCEPT)]).map(drop));
     closed(session.get_payload(1).map(drop));
+    closed(session.process_path(1).map(drop));
     closed(session.config().map(drop));
     closed(session.set_config(&Config::default()).map(drop));
     closed(session.clear_cache());
@@ -217,6 +218,21 @@ fn dropping_a_session_closes_it() {
     let (fake, session) = open();
     drop(session);
     fake.stage(|state| assert!(state.shut_down && state.closed == 1));
+}
+
+#[test]
+fn a_path_of_a_process_is_told_or_unknown() {
+    let (fake, session) = open();
+    let long = [b'x', 0].repeat(300);
+    fake.stage(|state| state.paths.extend([(4, b"S\0y\0".to_vec()), (8, long)]));
+    let path = session.process_path(4).unwrap().unwrap();
+    let units: Vec<u16> = "Sy".encode_utf16().collect();
+    assert_eq!((path.utf16, path.is_cut), (units, false));
+    let cut = session.process_path(8).unwrap().unwrap();
+    assert_eq!((cut.utf16.len(), cut.is_cut), (260, true));
+    for unknown in [0, 5, u64::MAX] {
+        assert_eq!(session.process_path(unknown).unwrap(), None);
+    }
 }
 
 #[test]

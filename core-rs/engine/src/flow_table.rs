@@ -3,7 +3,7 @@
 //! A key may stand in one of two buckets of [`WAYS`] ways. A look-up reads the buckets' tags without
 //! a lock and then locks the one way that may hold its flow, so that processors only meet at the
 //! same flow. What a hit reads and writes is one pair of cache lines, its lock included; what only
-//! redirects and reports need stands apart.
+//! redirects, reports and payload need stands apart.
 //!
 //! Which way makes room is told by coarse stamps beside the tags, or eviction would have to read
 //! sixteen ways that are in nobody's cache.
@@ -43,6 +43,8 @@ pub(crate) struct Flow {
     plain: Option<Verdict>,
     /// Whether the cold part's `reported` is this flow's; else nothing was reported yet.
     was_reported: bool,
+    /// Whether what stands in [`FlowTable::payload`] is this flow's; else it had none yet.
+    has_payload: bool,
     origin: FlowOrigin,
     epoch: u32,
     pub(crate) stats: FlowStats,
@@ -66,6 +68,9 @@ pub(crate) struct FlowTable<R> {
     stamps: Vec<[AtomicU32; WAYS]>,
     ways: Vec<Way<R>>,
     cold: Vec<Lock<R, Cold>>,
+    /// Bytes of payload outbound and inbound. Read and written under the way's lock only: not in
+    /// `cold`, which is one cache line and full.
+    payload: Vec<[AtomicU64; 2]>,
     inserting: Vec<Lock<R, ()>>,
     bucket_mask: usize,
 }
@@ -109,6 +114,9 @@ impl<R: RawLock> FlowTable<R> {
                     fate: Fate::Verdict(Verdict::Drop, None),
                     reported: [0; 2],
                 })
+            })?,
+            payload: filled("payload in the verdict cache", ways, || {
+                [const { AtomicU64::new(0) }; 2]
             })?,
             inserting: filled("verdict cache insertions", INSERTING, || Lock::new(()))?,
             bucket_mask: buckets - 1,
@@ -353,6 +361,25 @@ impl<R: RawLock> Found<'_, R> {
         }
     }
 
+    /// Bytes of payload outbound and inbound.
+    pub(crate) fn payload(&self) -> [u64; 2] {
+        match self.table.payload.get(self.at) {
+            Some(bytes) if self.flow.has_payload => {
+                bytes.each_ref().map(|bytes| bytes.load(Ordering::Relaxed))
+            }
+            _ => [0; 2],
+        }
+    }
+
+    pub(crate) fn add_payload(&mut self, bytes: [u64; 2]) {
+        let before = self.payload();
+        self.flow.has_payload = true;
+        let places = self.table.payload.get(self.at).into_iter().flatten();
+        for ((place, before), bytes) in places.zip(before).zip(bytes) {
+            place.store(before.saturating_add(bytes), Ordering::Relaxed);
+        }
+    }
+
     /// Makes it another flow of the same key.
     pub(crate) fn replace(
         &mut self,
@@ -362,6 +389,7 @@ impl<R: RawLock> Found<'_, R> {
         stats: &FlowStats,
     ) {
         self.flow.was_reported = false;
+        self.flow.has_payload = false;
         self.flow.origin = origin;
         self.flow.epoch = epoch;
         self.flow.stats = *stats;
@@ -388,6 +416,7 @@ impl Flow {
         used: false,
         plain: None,
         was_reported: false,
+        has_payload: false,
         origin: FlowOrigin::Verdict,
         epoch: 0,
         stats: FlowStats::new(Timestamp::from_nanos(0), Direction::Outbound),

@@ -16,8 +16,8 @@
 //!
 //! Locks, in the order in which they may be taken: the packet cache's; inside it one turn to
 //! insert into the verdict cache, inside that one of its flows and that flow's cold part; or the
-//! settings; or the owners'. The fragment table's and the reply limiter's are taken alone; that of the
-//! events last.
+//! settings; or that of what is told of flows. The fragment table's, that of the paths and the reply
+//! limiter's are taken alone; that of the events last.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -35,9 +35,9 @@ mod ids;
 mod limiter;
 mod list;
 mod memory;
-mod owners;
 mod packet_cache;
 mod pending;
+mod process_paths;
 mod ranges;
 mod redirect;
 mod release;
@@ -45,14 +45,15 @@ mod settings;
 mod slots;
 mod table;
 mod tags;
+mod told;
 mod verdict_cache;
 
 use kext_sync::atomic::{AtomicU32, Ordering};
 use kext_sync::{Lock, RawLock};
 use kext_types::{
     Address, Arrival, Capacities, CapacityError, Config, ConfigError, Decision, Direction, Event,
-    FlowEnded, FlowInfo, FlowKey, Interface, IpVersion, PacketId, ProcessId, RequestInfo,
-    Timestamp, Verdict,
+    FlowEnded, FlowInfo, FlowKey, Interface, IpVersion, PacketId, ProcessId, ProcessPath,
+    RequestInfo, Timestamp, Verdict,
 };
 
 pub use action::{Action, Release, Settled};
@@ -70,11 +71,12 @@ use fragments::FragmentTable;
 use hash::KeyHasher;
 use limiter::TokenBucket;
 use memory::Own;
-use owners::Owners;
 use packet_cache::{PacketCache, Packets};
-use pending::Decided;
+use pending::{Decided, Pending};
+use process_paths::ProcessPaths;
 use redirect::{PORT_ATTEMPTS, Translation};
 use settings::Settings;
+use told::Told;
 use verdict_cache::VerdictCache;
 
 /// Requests delivered before others may come to the lock.
@@ -117,9 +119,13 @@ pub struct Engine<R> {
     /// How many early fragments wait, likewise.
     early_waiting: AtomicU32,
     replies: Lock<R, TokenBucket>,
-    owners: Own<Lock<R, Owners>>,
-    /// Whether anything was ever told of owners: most hosts tell the process with the packet.
-    owners_told: AtomicU32,
+    told: Own<Lock<R, Told>>,
+    /// Whether anything was ever told of flows: most hosts tell the process with the packet, and see no
+    /// payload.
+    was_told: AtomicU32,
+    paths: Own<Lock<R, ProcessPaths>>,
+    /// Whether somebody reads requests, readable without a lock.
+    reader: AtomicU32,
     hasher: KeyHasher,
     capacities: Capacities,
 }
@@ -142,8 +148,12 @@ impl<R: RawLock> Engine<R> {
                 early_ready: AtomicU32::new(0),
                 early_waiting: AtomicU32::new(0),
                 replies: Lock::new(TokenBucket::new()),
-                owners: Own::try_new("owners", || Owners::try_new().map(Lock::new))?,
-                owners_told: AtomicU32::new(0),
+                told: Own::try_new("what is told of flows", || Told::try_new().map(Lock::new))?,
+                was_told: AtomicU32::new(0),
+                paths: Own::try_new("paths of processes", || {
+                    ProcessPaths::try_new().map(Lock::new)
+                })?,
+                reader: AtomicU32::new(0),
                 hasher: KeyHasher::new(seed),
                 capacities,
             })
@@ -179,16 +189,19 @@ impl<R: RawLock> Engine<R> {
         Ok(())
     }
 
-    // ---- processes ------------------------------------------------------------------------------
+    // ---- what is told of flows ------------------------------------------------------------------
 
     /// Says which process a flow belongs to, where the host learns it apart from the packets. It is
     /// told with the verdict requests of the flow that are delivered from now on, and stands with the
     /// cached flow. The last 4,096 flows told of are remembered.
     pub fn set_owner(&self, flow: &FlowKey, process_id: ProcessId, now: Timestamp) {
         let hash = self.hasher.hash(flow);
+        let idle_limit = self.settings.idle_limit(false);
         // In this order: a packet that is held meanwhile either finds it in the table, or is found.
-        self.owners.lock().set(hash, flow, process_id, now);
-        self.owners_told.store(1, Ordering::Release);
+        self.told
+            .lock()
+            .set_owner(hash, flow, process_id, now, idle_limit);
+        self.was_told.store(1, Ordering::Release);
         self.packets.lock().set_owner(hash, flow, process_id);
         self.flows
             .set_owner(hash, flow, &self.settings, now, process_id);
@@ -196,10 +209,70 @@ impl<R: RawLock> Engine<R> {
 
     /// Whose a flow is, if that was told.
     fn owner(&self, hash: u64, flow: &FlowKey) -> Option<ProcessId> {
-        if self.owners_told.load(Ordering::Acquire) == 0 {
+        if self.was_told.load(Ordering::Acquire) == 0 {
             return None;
         }
-        self.owners.lock().get(hash, flow)
+        self.told.lock().owner(hash, flow)
+    }
+
+    /// Says that a program has sent or received so many bytes of a flow's payload, where the host sees
+    /// that apart from the packets. They stand with the cached flow. Of a flow that is not cached, the
+    /// last 4,096 told of, they are remembered until it is, while somebody reads requests.
+    pub fn add_payload(&self, flow: &FlowKey, direction: Direction, bytes: u64, now: Timestamp) {
+        let hash = self.hasher.hash(flow);
+        let bytes = match direction {
+            Direction::Outbound => [bytes, 0],
+            Direction::Inbound => [0, bytes],
+        };
+        let cached = self
+            .flows
+            .add_payload(hash, flow, &self.settings, now, bytes);
+        // Without a reader no verdict will come.
+        if cached || self.reader.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let idle_limit = self.settings.idle_limit(false);
+        self.told
+            .lock()
+            .add_payload(hash, flow, bytes, now, idle_limit);
+        self.was_told.store(1, Ordering::Release);
+        // The flow may have been cached between the two: whoever cached it looked too early then.
+        let cached = self
+            .flows
+            .add_payload(hash, flow, &self.settings, now, [0; 2]);
+        if cached {
+            self.move_payload(hash, flow, now);
+        }
+    }
+
+    /// The same of payload that a program has received from this machine itself. It was told when it was
+    /// sent, as another flow's; but if this flow is redirected to this machine, it is the only sign of what
+    /// came back to it.
+    pub fn add_returned_payload(&self, flow: &FlowKey, bytes: u64) {
+        let hash = self.hasher.hash(flow);
+        self.flows.add_returned_payload(hash, flow, bytes);
+    }
+
+    /// Adds to a cached flow what payload was told of before. If it is not cached any more, that
+    /// payload has ended with it.
+    fn move_payload(&self, hash: u64, flow: &FlowKey, now: Timestamp) {
+        if self.was_told.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let idle_limit = self.settings.idle_limit(false);
+        let bytes = self.told.lock().take_payload(hash, flow, now, idle_limit);
+        if bytes != [0; 2] {
+            self.flows
+                .add_payload(hash, flow, &self.settings, now, bytes);
+        }
+    }
+
+    /// Caches the fate of a flow whose last held packet has gone; the packet cache is locked.
+    fn cache(&self, flow: &FlowKey, pending: &Pending, decided: &Decided, counters: Tally<'_>) {
+        self.flows
+            .insert(flow, pending, decided, &self.settings, counters);
+        let now = decided.time.max(pending.stats.last_seen);
+        self.move_payload(pending.hash, flow, now);
     }
 
     /// Says that a flow's connection has ended: it stays cached as one of which a RST was seen, since
@@ -208,10 +281,28 @@ impl<R: RawLock> Engine<R> {
         let hash = self.hasher.hash(flow);
         self.flows.end_connection(hash, flow);
         let packets = self.packets.lock();
-        if !packets.is_pending(hash, flow) && self.owners_told.load(Ordering::Acquire) != 0 {
-            self.owners.lock().forget(hash, flow);
+        if !packets.is_pending(hash, flow) && self.was_told.load(Ordering::Acquire) != 0 {
+            self.told.lock().forget(hash, flow);
         }
         drop(packets);
+    }
+
+    /// Says which program a process runs, as UTF-16 in little endian. The last 1,024 processes told of
+    /// are remembered.
+    pub fn set_process_path(&self, process_id: ProcessId, utf16: &[u8], now: Timestamp) {
+        let hash = self.hasher.hash(&process_id);
+        self.paths.lock().set(hash, process_id, utf16, now);
+    }
+
+    /// Shows the path of a process's program, if one was told, under a lock: `show` must not wait and
+    /// must not call the engine.
+    pub fn process_path<T>(
+        &self,
+        process_id: ProcessId,
+        show: impl FnOnce(ProcessPath<'_>) -> T,
+    ) -> Option<T> {
+        let hash = self.hasher.hash(&process_id);
+        self.paths.lock().get(hash, process_id).map(show)
     }
 
     // ---- redirects ------------------------------------------------------------------------------
@@ -265,6 +356,7 @@ impl<R: RawLock> Engine<R> {
     /// comes.
     pub fn set_reader(&self, reader: bool) {
         self.packets.lock().set_reader(reader);
+        self.reader.store(reader.into(), Ordering::Relaxed);
     }
 
     /// Shows the oldest undelivered request to `deliver`, which delivers it by giving something.

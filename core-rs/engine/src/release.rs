@@ -96,9 +96,7 @@ impl<'a, R: RawLock> Releases<'a, R> {
                 return None;
             }
             let next = packets.next(flow, counters, |key, pending, decided| {
-                engine
-                    .flows
-                    .insert(key, pending, decided, &engine.settings, counters);
+                engine.cache(key, pending, decided, counters);
             });
             let Next::Packet(taken, fate) = next else {
                 return None;

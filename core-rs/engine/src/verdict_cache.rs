@@ -67,6 +67,7 @@ impl<R: RawLock> Found<'_, R> {
     fn info(&self) -> FlowInfo {
         let stats = self.stats();
         let [outbound, inbound] = stats.traffic;
+        let [payload_outbound, payload_inbound] = self.payload();
         FlowInfo {
             flow: *self.key(),
             verdict: self.verdict(),
@@ -74,6 +75,8 @@ impl<R: RawLock> Found<'_, R> {
             process_id: stats.process_id,
             outbound,
             inbound,
+            payload_outbound,
+            payload_inbound,
             first_seen: stats.first_seen,
             last_seen: stats.last_seen,
         }
@@ -374,6 +377,37 @@ impl<R: RawLock> VerdictCache<R> {
             && !found.is_idle(settings, now)
         {
             found.count(|stats| stats.process_id = Some(process_id));
+        }
+    }
+
+    /// Adds bytes of payload outbound and inbound to a cached flow. `false` if it is not cached, or has
+    /// been idle for too long. Of a way back, whose payload is another flow's, nothing is kept.
+    pub(crate) fn add_payload(
+        &self,
+        hash: u64,
+        key: &FlowKey,
+        settings: &Settings<R>,
+        now: Timestamp,
+        bytes: [u64; 2],
+    ) -> bool {
+        match self.flows.find(hash, key) {
+            Some(mut found) if found.epoch() == self.epoch() && !found.is_idle(settings, now) => {
+                if found.has_verdict() {
+                    found.add_payload(bytes);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds bytes of inbound payload to a cached flow, if it is redirected.
+    pub(crate) fn add_returned_payload(&self, hash: u64, key: &FlowKey, bytes: u64) {
+        if let Some(mut found) = self.flows.find(hash, key)
+            && found.epoch() == self.epoch()
+            && matches!(found.fate(), Fate::Verdict(_, Some(_)))
+        {
+            found.add_payload([0, bytes]);
         }
     }
 

@@ -523,6 +523,39 @@ fn an_update_meets_look_ups_and_a_clearing() {
     });
 }
 
+/// Payload that is told while its flow is being cached is counted, once.
+#[test]
+fn payload_meets_the_verdict_of_its_flow() {
+    explore(|| {
+        let scene = Scene::new(Config::default());
+        let id = scene.ask(0, 1);
+        let packet = udp_of("192.0.2.10:10000", THERE, &[0; 8]);
+        let flow = kext_packet::testing::parse(&packet).flow_key(Direction::Outbound);
+        let now = Timestamp::from_nanos(START);
+        thread::scope(|scope| {
+            for bytes in [1, 10] {
+                let (scene, flow) = (&scene, &flow);
+                scope.spawn(move || {
+                    scene
+                        .engine
+                        .add_payload(flow, Direction::Outbound, bytes, now);
+                    scene
+                        .engine
+                        .add_payload(flow, Direction::Inbound, bytes, now);
+                });
+            }
+            scope.spawn(|| assert!(scene.decide(id, always(Verdict::Accept), ALL)));
+        });
+        let mut payload = None;
+        scene.engine.list_flows(0, |info| {
+            payload = Some((info.payload_outbound, info.payload_inbound));
+            true
+        });
+        assert_eq!(payload, Some((11, 11)));
+        scene.close();
+    });
+}
+
 #[test]
 fn every_flow_that_leaves_the_cache_is_told_of_once() {
     explore(|| {

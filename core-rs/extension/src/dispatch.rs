@@ -135,6 +135,7 @@ impl<H: Host> Extension<H> {
             ControlCode::SetConfig => self.set_config(&mut buffer),
             ControlCode::ListFlows => self.list_flows(&mut buffer),
             ControlCode::Events => self.events(&mut buffer),
+            ControlCode::ProcessPath => self.process_path(&mut buffer),
         })
     }
 

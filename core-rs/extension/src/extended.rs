@@ -11,6 +11,7 @@ use kext_wire::events::{EventsRequest, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse, write_held};
+use kext_wire::process_path::{ProcessPathRequest, write_path};
 use kext_wire::receive::{ReceiveRequest, ReceiveResponse, ReceiveWriter};
 use kext_wire::verdicts::{InPlace, Outcome, VerdictEntry};
 
@@ -202,5 +203,19 @@ impl<H: Host> Extension<H> {
         }
         let (waiting, lost) = self.engine.waiting_and_lost_events();
         Ok(Answer::Bytes(writer.finish(lost, waiting)))
+    }
+
+    pub(crate) fn process_path(&self, buffer: &mut Buffer<'_>) -> Handled {
+        let request = ProcessPathRequest::decode(buffer.input()).map_err(malformed)?;
+        let out = buffer.output();
+        request
+            .process()
+            .and_then(|process| {
+                self.engine
+                    .process_path(process, |path| write_path(path, out))
+            })
+            .ok_or(Status::OBJECT_NAME_NOT_FOUND)?
+            .map(Answer::Bytes)
+            .map_err(too_small)
     }
 }

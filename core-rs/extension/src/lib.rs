@@ -19,7 +19,7 @@ mod v1;
 use kext_engine::{Engine, Releases, StartError};
 use kext_sync::Lock;
 use kext_sync::atomic::{AtomicU8, Ordering};
-use kext_types::{Capacities, Config, FlowKey, ProcessId};
+use kext_types::{Capacities, Config, Direction, FlowKey, ProcessId};
 use kext_wire::Status;
 
 pub use classify::Classification;
@@ -84,6 +84,25 @@ impl<H: Host> Extension<H> {
     /// Says which process a flow belongs to: see [`Engine::set_owner`].
     pub fn set_owner(&self, flow: &FlowKey, process_id: ProcessId) {
         self.engine.set_owner(flow, process_id, self.host.now());
+    }
+
+    /// Says that a program has sent or received so many bytes of a flow's payload: see
+    /// [`Engine::add_payload`].
+    pub fn add_payload(&self, flow: &FlowKey, direction: Direction, bytes: u64) {
+        self.engine
+            .add_payload(flow, direction, bytes, self.host.now());
+    }
+
+    /// Says that a program has received payload from this machine itself: see
+    /// [`Engine::add_returned_payload`].
+    pub fn add_returned_payload(&self, flow: &FlowKey, bytes: u64) {
+        self.engine.add_returned_payload(flow, bytes);
+    }
+
+    /// Says which program a process runs: see [`Engine::set_process_path`].
+    pub fn set_process_path(&self, process_id: ProcessId, utf16: &[u8]) {
+        self.engine
+            .set_process_path(process_id, utf16, self.host.now());
     }
 
     /// Says that a flow's connection has ended: see [`Engine::end_flow`].

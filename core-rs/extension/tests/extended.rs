@@ -4,15 +4,17 @@ mod common;
 
 use common::*;
 use kext_extension::Classification;
+use kext_packet::Headers;
 use kext_types::{
-    Config, Decision, Event, FlowOrigin, MAX_PACKET_LEN, PacketId, Policy, Reason, Special,
-    Verdict, VerdictOutcome,
+    Config, Decision, Direction, Event, FlowOrigin, MAX_PACKET_LEN, PacketId, Policy, ProcessId,
+    Reason, Special, Verdict, VerdictOutcome,
 };
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{CountersRequest, CountersResponse};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
+use kext_wire::process_path::{ProcessPathRequest, ProcessPathResponse};
 use kext_wire::receive::{PayloadMode, ReceiveRequest, ReceiveResponse, ReceivedRequest};
 use kext_wire::verdicts::{Outcome, SetVerdictsRequest, SetVerdictsResponse, VerdictEntry};
 use kext_wire::{BufferTooSmall, ControlCode, Status};
@@ -398,9 +400,15 @@ fn every_wrong_length_is_refused_and_touches_nothing() {
             message(|out| ListFlowsRequest { cursor: 0, max: 1 }.encode(out)),
             ListFlowsResponse::len_for(1),
         ),
+        (
+            ControlCode::ProcessPath,
+            message(|out| ProcessPathRequest { process_id: 7 }.encode(out)),
+            ProcessPathResponse::FIXED_LEN + PATH.len(),
+        ),
     ];
     for (code, input, output) in rows {
         let extension = open();
+        extension.set_process_path(ProcessId::new(7).unwrap(), PATH);
         outbound(&extension, &syn(LOCAL, REMOTE));
         let before = extension.engine().counters().totals();
         for len in (0..200).filter(|&len| len != input.len()) {
@@ -423,10 +431,59 @@ fn every_wrong_length_is_refused_and_touches_nothing() {
     }
 }
 
+/// A path that a test tells: UTF-16, little endian.
+const PATH: &[u8] = b"\\\0d\0\\\0a\0";
+
+fn path_of(extension: &TestExtension, process_id: u64) -> Result<(Vec<u8>, bool), Status> {
+    let input = message(|out| ProcessPathRequest { process_id }.encode(out));
+    let bytes = ioctl(extension, ControlCode::ProcessPath, &input, ROOM)?;
+    let path = ProcessPathResponse::decode(&bytes).unwrap().path;
+    Ok((path.utf16.to_vec(), path.is_cut))
+}
+
+#[test]
+fn the_path_of_a_process_is_what_was_told_or_nothing() {
+    let extension = open();
+    for unknown in [0, 1, 7, u64::MAX] {
+        let refused = path_of(&extension, unknown).unwrap_err();
+        assert_eq!(refused, Status::OBJECT_NAME_NOT_FOUND);
+    }
+    extension.set_process_path(ProcessId::new(7).unwrap(), PATH);
+    assert_eq!(path_of(&extension, 7), Ok((PATH.to_vec(), false)));
+    extension.set_process_path(ProcessId::new(8).unwrap(), &[1; 521]);
+    assert_eq!(path_of(&extension, 8), Ok((vec![1; 520], false)));
+    extension.set_process_path(ProcessId::new(8).unwrap(), &[1; 522]);
+    assert_eq!(path_of(&extension, 8), Ok((vec![1; 520], true)));
+}
+
+#[test]
+fn payload_is_listed_with_the_flow() {
+    let extension = open();
+    let packet = datagram(9, 10);
+    let flow = Headers::parse(&packet, packet.len())
+        .unwrap()
+        .flow_key(Direction::Outbound);
+    extension.add_payload(&flow, Direction::Outbound, 10);
+    outbound(&extension, &packet);
+    let id = receive(&extension, 1, PayloadMode::None, ROOM).unwrap()[0]
+        .0
+        .id;
+    set_verdicts(&extension, &[accept(id)]);
+    extension.add_payload(&flow, Direction::Inbound, 3);
+    let input = message(|out| ListFlowsRequest { cursor: 0, max: 7 }.encode(out));
+    let bytes = ioctl(&extension, ControlCode::ListFlows, &input, ROOM).unwrap();
+    let listed = ListFlowsResponse::decode(&bytes)
+        .unwrap()
+        .iter()
+        .next()
+        .unwrap();
+    assert_eq!((listed.payload_outbound, listed.payload_inbound), (10, 3));
+}
+
 #[test]
 fn unknown_codes_are_refused_whatever_they_bring() {
     let extension = open();
-    for code in [0, 0x9C40_E020, 0x9C40_E064, 0x9C40_E001, u32::MAX] {
+    for code in [0, 0x9C40_E020, 0x9C40_E068, 0x9C40_E001, u32::MAX] {
         let mut buffer = [0; 64];
         let answer = extension.dispatch(code, &mut buffer, 8, 64, kext_extension::Attempt::Normal);
         assert_eq!(
@@ -442,7 +499,7 @@ fn unknown_codes_are_refused_whatever_they_bring() {
 proptest::proptest! {
     #[test]
     fn any_bytes_for_any_code_end_in_an_answer(
-        code in 0..16_usize,
+        code in 0..ControlCode::ALL.len(),
         input in proptest::collection::vec(proptest::num::u8::ANY, 0..128),
         fix_header in proptest::bool::ANY,
         room in 0..512_usize,

@@ -8,7 +8,8 @@ use std::thread;
 
 use common::*;
 use kext_extension::{Attempt, Dispatch};
-use kext_types::{Direction, PacketId, Reason, Verdict};
+use kext_packet::Headers;
+use kext_types::{Direction, PacketId, ProcessId, Reason, Verdict};
 use kext_wire::v1::{PayloadRequest, VerdictInfo};
 use kext_wire::{ControlCode, Status};
 use proptest::collection::vec;
@@ -43,6 +44,14 @@ enum Operation {
         body: Vec<u8>,
         room: usize,
     },
+    /// Payload of a flow, and the path of a process.
+    Tell {
+        tcp: bool,
+        port: u8,
+        inbound: bool,
+        bytes: u64,
+        path: Vec<u8>,
+    },
     Pass(u64),
     Open,
     Close,
@@ -65,6 +74,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => (8..codes, vec(0..6_u8, 0..90), 0..400_usize).prop_map(
             |(code, body, room)| Operation::Extended { code, body, room }
         ),
+        1 => (any::<bool>(), 1..6_u8, any::<bool>(), any::<u64>(), vec(any::<u8>(), 0..600))
+            .prop_map(|(tcp, port, inbound, bytes, path)| Operation::Tell {
+                tcp, port, inbound, bytes, path,
+            }),
         1 => (0..40_000_000_000_u64).prop_map(Operation::Pass),
         1 => Just(Operation::Open),
         1 => Just(Operation::Close),
@@ -163,6 +176,23 @@ fn apply(extension: &TestExtension, operation: Operation) {
             input.extend([0; 4]);
             input.extend(body);
             request(extension, code.to_u32(), &input, room, Attempt::Normal);
+        }
+        Operation::Tell {
+            tcp,
+            port,
+            inbound,
+            bytes,
+            path,
+        } => {
+            let packet = packet(tcp, port, inbound);
+            let direction = if inbound {
+                Direction::Inbound
+            } else {
+                Direction::Outbound
+            };
+            let headers = Headers::parse(&packet, packet.len()).unwrap();
+            extension.add_payload(&headers.flow_key(direction), direction, bytes);
+            extension.set_process_path(ProcessId::new(port.into()).unwrap(), &path);
         }
         Operation::Pass(nanos) => {
             extension.host().clock.fetch_add(nanos, Ordering::Relaxed);

@@ -63,6 +63,10 @@ pub struct FlowInfo {
     pub outbound: Traffic,
     /// What came in.
     pub inbound: Traffic,
+    /// Bytes of payload that programs have sent, as far as the host sees payload; else 0.
+    pub payload_outbound: u64,
+    /// Bytes of payload that programs have received, likewise.
+    pub payload_inbound: u64,
     /// When its first packet was presented.
     pub first_seen: Timestamp,
     /// When its last packet was presented, ICMP errors about it left aside.

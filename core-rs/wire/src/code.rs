@@ -76,6 +76,8 @@ codes! {
     ListFlows = 0x817, "LIST_FLOWS";
     /// The flows that have left the verdict cache.
     Events = 0x818, "EVENTS";
+    /// Which program a process runs.
+    ProcessPath = 0x819, "PROCESS_PATH";
 }
 
 impl ControlCode {
@@ -105,7 +107,7 @@ mod tests {
         assert_eq!(ControlCode::GetConnectionsStats.to_u32(), 0x9C40_E01C);
         assert_eq!(ControlCode::Hello.to_u32(), 0x9C40_E040);
         assert_eq!(ControlCode::ListFlows.to_u32(), 0x9C40_E05C);
-        assert_eq!(ControlCode::ALL.len(), 17);
+        assert_eq!(ControlCode::ALL.len(), 18);
     }
 
     #[test]
@@ -118,7 +120,7 @@ mod tests {
             }
         }
         for function in 0..0x1000 {
-            let known = (0x800..=0x807).contains(&function) || (0x810..=0x818).contains(&function);
+            let known = (0x800..=0x807).contains(&function) || (0x810..=0x819).contains(&function);
             assert_eq!(
                 ControlCode::from_u32(ctl_code(function)).is_some(),
                 known,

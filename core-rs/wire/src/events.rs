@@ -73,7 +73,7 @@ struct RawEvent {
     reserved: [u8; 7],
 }
 
-layout!(RawEvent: 104 { flow: 0, end: 96, reserved: 97 });
+layout!(RawEvent: 120 { flow: 0, end: 112, reserved: 113 });
 
 impl RawEvent {
     fn read(&self, place: Place) -> Result<FlowEnded, DecodeError> {

@@ -76,11 +76,14 @@ pub(crate) struct RawEntry {
     bytes_inbound: U64,
     first_seen: U64,
     last_seen: U64,
+    payload_outbound: U64,
+    payload_inbound: U64,
 }
 
-layout!(RawEntry: 96 {
+layout!(RawEntry: 112 {
     flow: 0, verdict: 38, origin: 39, process_id: 40, packets_outbound: 48, packets_inbound: 56,
-    bytes_outbound: 64, bytes_inbound: 72, first_seen: 80, last_seen: 88;
+    bytes_outbound: 64, bytes_inbound: 72, first_seen: 80, last_seen: 88, payload_outbound: 96,
+    payload_inbound: 104;
     flow.local: 0, flow.remote: 16, flow.local_port: 32, flow.remote_port: 34,
     flow.version: 36, flow.protocol: 37,
 });
@@ -98,6 +101,8 @@ impl From<&FlowInfo> for RawEntry {
             bytes_inbound: U64::new(entry.inbound.bytes),
             first_seen: U64::new(entry.first_seen.as_nanos()),
             last_seen: U64::new(entry.last_seen.as_nanos()),
+            payload_outbound: U64::new(entry.payload_outbound),
+            payload_inbound: U64::new(entry.payload_inbound),
         }
     }
 }
@@ -124,6 +129,8 @@ impl RawEntry {
                 packets: self.packets_inbound.get(),
                 bytes: self.bytes_inbound.get(),
             },
+            payload_outbound: self.payload_outbound.get(),
+            payload_inbound: self.payload_inbound.get(),
             first_seen: Timestamp::from_nanos(self.first_seen.get()),
             last_seen: Timestamp::from_nanos(self.last_seen.get()),
         })
@@ -288,6 +295,8 @@ mod tests {
             process_id: None,
             outbound: Traffic::default(),
             inbound: Traffic::default(),
+            payload_outbound: 0,
+            payload_inbound: 0,
             first_seen: Timestamp::from_nanos(1),
             last_seen: Timestamp::from_nanos(2),
         };

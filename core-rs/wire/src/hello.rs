@@ -28,8 +28,10 @@ impl Features {
     pub const SET_CONFIG: Self = Self(1 << 2);
     /// `EVENTS`.
     pub const EVENTS: Self = Self(1 << 3);
+    /// `PROCESS_PATH`.
+    pub const PROCESS_PATH: Self = Self(1 << 4);
     /// Every feature that this crate knows.
-    pub const ALL: Self = Self(0b1111);
+    pub const ALL: Self = Self(0b1_1111);
 
     /// Whether every feature of `other` is in this set.
     pub const fn contains(self, other: Self) -> bool {
@@ -286,7 +288,7 @@ mod tests {
             request(0, 0, 0).agree(offered),
             Err(Status::REVISION_MISMATCH)
         );
-        for unknown in [0b100, 1 << 4, 1 << 63] {
+        for unknown in [0b100, 1 << 5, 1 << 63] {
             assert_eq!(
                 request(1, 1, unknown).agree(offered),
                 Err(Status::NOT_SUPPORTED)

@@ -29,6 +29,7 @@ pub mod events;
 pub mod flows;
 pub mod hello;
 pub mod payload;
+pub mod process_path;
 pub mod receive;
 pub mod v1;
 pub mod verdicts;

@@ -52,7 +52,7 @@ statuses! {
     END_OF_FILE = 0xC000_0011;
     /// The output buffer has not enough room; nothing was lost.
     BUFFER_TOO_SMALL = 0xC000_0023;
-    /// v1 `GET_PAYLOAD`: the id is not held.
+    /// v1 `GET_PAYLOAD`: the id is not held. `PROCESS_PATH`: no path was told of the process.
     OBJECT_NAME_NOT_FOUND = 0xC000_0034;
     /// The extended message's version is not spoken here.
     REVISION_MISMATCH = 0xC000_0059;

@@ -9,6 +9,7 @@ use kext_wire::events::{EventsRequest, EventsResponse};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse};
 use kext_wire::hello::{HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
+use kext_wire::process_path::{ProcessPathRequest, ProcessPathResponse};
 use kext_wire::receive::{ReceiveRequest, ReceiveResponse};
 use kext_wire::verdicts::{SetVerdictsRequest, SetVerdictsResponse};
 use kext_wire::{DecodeError, Status, v1};
@@ -85,6 +86,12 @@ const DECODERS: &[(&str, Decoder)] = &[
     ("ext/events_request", |b| EventsRequest::decode(b).map(drop)),
     ("ext/events_response", |b| {
         EventsResponse::decode(b).map(drop)
+    }),
+    ("ext/process_path_request", |b| {
+        ProcessPathRequest::decode(b).map(drop)
+    }),
+    ("ext/process_path_response", |b| {
+        ProcessPathResponse::decode(b).map(drop)
     }),
 ];
 
@@ -298,8 +305,13 @@ const MISTAKES: &[Mistake] = &[
     ("ext/events_response", 24, &[2], "length", 8, LEN),
     ("ext/events_response", 24, &[1, 16], "count", 24, BAD),
     ("ext/events_response", 32 + 38, &[0], "verdict", 32 + 38, BAD),
-    ("ext/events_response", 32 + 96, &[5], "end", 32 + 96, BAD),
-    ("ext/events_response", 32 + 97, &[1], "reserved", 32 + 97, BAD),
+    ("ext/events_response", 32 + 112, &[5], "end", 32 + 112, BAD),
+    ("ext/events_response", 32 + 113, &[1], "reserved", 32 + 113, BAD),
+    // PROCESS_PATH
+    ("ext/process_path_response", 16, &[0x0F], "len", 16, LEN),
+    ("ext/process_path_response", 16, &[0x09, 0x02], "len", 16, BAD),
+    ("ext/process_path_response", 20, &[2], "is_cut", 20, BAD),
+    ("ext/process_path_response", 23, &[1], "reserved", 21, BAD),
 ];
 
 #[test]

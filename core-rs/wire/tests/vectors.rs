@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use kext_types::{
     Address, Arrival, Capacities, Config, Decision, Direction, Disposition, Event, FlowEnd,
     FlowEnded, FlowInfo, FlowKey, FlowOrigin, FragmentPolicy, Interface, IpVersion, PacketId,
-    Policy, ProcessId, Reason, RedirectTarget, RequestInfo, Special, Timestamp, Traffic, Verdict,
-    VerdictOutcome,
+    Policy, ProcessId, ProcessPath, Reason, RedirectTarget, RequestInfo, Special, Timestamp,
+    Traffic, Verdict, VerdictOutcome,
 };
 use kext_wire::config::{self, ConfigMessage, GetConfigRequest};
 use kext_wire::counters::{Counter, CountersRequest, CountersResponse};
@@ -19,6 +19,7 @@ use kext_wire::events::{EventsRequest, EventsResponse, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse, ListFlowsWriter};
 use kext_wire::hello::{Features, HelloRequest, HelloResponse, HostKind};
 use kext_wire::payload::{self, ReadPayloadRequest, ReadPayloadResponse};
+use kext_wire::process_path::{ProcessPathRequest, ProcessPathResponse};
 use kext_wire::receive::{
     PayloadMode, ReceiveRequest, ReceiveResponse, ReceiveWriter, ReceivedRequest,
 };
@@ -413,6 +414,8 @@ fn list_flows() {
             packets: 2,
             bytes: 2_560,
         },
+        payload_outbound: 32,
+        payload_inbound: 2_464,
         first_seen: Timestamp::from_nanos(1_000_000_000),
         last_seen: Timestamp::from_nanos(2_000_000_000),
     };
@@ -426,6 +429,28 @@ fn list_flows() {
     let response = ListFlowsResponse::decode(&bytes).unwrap();
     assert_eq!(response.cursor(), 0x4321);
     assert!(response.iter().eq([entry]));
+}
+
+#[test]
+fn process_path() {
+    let value = ProcessPathRequest { process_id: 0x1234 };
+    let encoded = written(|out| value.encode(out));
+    let bytes = golden("ext/process_path_request.bin", &encoded);
+    assert_eq!(ProcessPathRequest::decode(&bytes), Ok(value));
+
+    let utf16: Vec<u8> = r"\d\a.exe"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let value = ProcessPathResponse {
+        path: ProcessPath {
+            utf16: &utf16,
+            is_cut: true,
+        },
+    };
+    let encoded = written(|out| value.encode(out));
+    let bytes = golden("ext/process_path_response.bin", &encoded);
+    assert_eq!(ProcessPathResponse::decode(&bytes), Ok(value));
 }
 
 #[test]
@@ -451,6 +476,8 @@ fn events() {
             packets: 2,
             bytes: 2_560,
         },
+        payload_outbound: 32,
+        payload_inbound: 2_464,
         first_seen: Timestamp::from_nanos(1_000_000_000),
         last_seen: Timestamp::from_nanos(2_000_000_000),
     };

@@ -9,6 +9,7 @@ use kext_wire::events::{EventsRequest, EventsResponse, EventsWriter};
 use kext_wire::flows::{ListFlowsRequest, ListFlowsResponse, ListFlowsWriter};
 use kext_wire::hello::{HelloRequest, HelloResponse};
 use kext_wire::payload::{ReadPayloadRequest, ReadPayloadResponse};
+use kext_wire::process_path::{ProcessPathRequest, ProcessPathResponse};
 use kext_wire::receive::{ReceiveRequest, ReceiveResponse};
 use kext_wire::verdicts::{
     InPlace, Outcome, SetVerdictsRequest, SetVerdictsResponse, VerdictEntry,
@@ -104,6 +105,11 @@ fn decode_fixed(bytes: &[u8]) {
     same_bytes(bytes, GetConfigRequest::decode, GetConfigRequest::encode);
     same_bytes(bytes, ListFlowsRequest::decode, ListFlowsRequest::encode);
     same_bytes(bytes, EventsRequest::decode, EventsRequest::encode);
+    same_bytes(
+        bytes,
+        ProcessPathRequest::decode,
+        ProcessPathRequest::encode,
+    );
     for message in [
         ConfigMessage::GetResponse,
         ConfigMessage::SetRequest,
@@ -137,6 +143,9 @@ fn decode_tables(bytes: &[u8]) {
         assert_eq!(again, bytes);
     }
     if let Some(response) = ok(ReadPayloadResponse::decode(bytes)) {
+        assert_eq!(encoded(bytes, |out| response.encode(out)), bytes);
+    }
+    if let Some(response) = ok(ProcessPathResponse::decode(bytes)) {
         assert_eq!(encoded(bytes, |out| response.encode(out)), bytes);
     }
     if let Some(response) = ok(CountersResponse::decode(bytes)) {

@@ -289,6 +289,8 @@ impl Scene {
                         bytes: packet.len() as u64,
                     },
                     inbound: Traffic::default(),
+                    payload_outbound: 0,
+                    payload_inbound: 0,
                     first_seen: now,
                     last_seen: now,
                 });

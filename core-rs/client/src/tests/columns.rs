@@ -128,4 +128,6 @@ fn flows_are_columns_too() {
     assert_eq!(columns.len(), 2);
     assert_eq!(columns.flows.local_ports, [1, 2]);
     assert_eq!(columns.first_seen, [1, 1]);
+    assert_eq!(columns.payload_out, [3, 3]);
+    assert_eq!(columns.payload_in, [4, 4]);
 }

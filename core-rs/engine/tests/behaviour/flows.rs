@@ -55,6 +55,8 @@ fn traffic_of_held_and_cached_packets_is_counted_by_direction() {
             packets: 1,
             bytes: 128,
         },
+        payload_outbound: 0,
+        payload_inbound: 0,
         first_seen: begin,
         last_seen: bench.now(),
     };

@@ -10,6 +10,7 @@ mod flows;
 mod fragments;
 mod icmp;
 mod owners;
+mod payload;
 mod readers;
 mod redirects;
 mod releases;

@@ -111,6 +111,8 @@ impl Entry {
             process_id: self.stats.process_id,
             outbound,
             inbound,
+            payload_outbound: 0,
+            payload_inbound: 0,
             first_seen: self.stats.first_seen,
             last_seen: self.stats.last_seen,
         }
