@@ -204,6 +204,17 @@ impl Counters {
 }
 
 impl Lane<'_> {
+    /// A packet that was presented here and permitted could not go on after all: it ends for this
+    /// reason instead of the one that it ended for.
+    pub fn correct(&self, before: Reason, after: Reason) {
+        self.tally().correct(before, after);
+    }
+
+    /// A packet that was not presented here, as it was before, could not go on: one more that is lost.
+    pub fn lose(&self, reason: Reason) {
+        self.tally().present().end(reason);
+    }
+
     pub(crate) fn tally(&self) -> Tally<'_> {
         Tally {
             alone: self.alone,
@@ -246,6 +257,14 @@ impl<'a> Tally<'a> {
     #[inline]
     pub(crate) fn count(self, event: Event) {
         self.add(self.counts.events.get(event_slot(event)), 1);
+    }
+
+    /// A packet that ended for one reason, and was counted here, ends for another after all.
+    pub(crate) fn correct(self, before: Reason, after: Reason) {
+        // Another stripe may hold what was counted; the sum is right.
+        let counted = self.counts.reasons.get(reason_slot(before));
+        self.add(counted, 1_u64.wrapping_neg());
+        self.end(after);
     }
 
     /// A packet is presented.

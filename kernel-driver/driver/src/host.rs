@@ -1,6 +1,6 @@
 //! The Windows kernel as the extension's host: clock, randomness, memory for packets, and their leaving.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use kext_extension::{Host, InjectError, Injection};
@@ -13,7 +13,7 @@ use kext_nt::status::Status;
 use kext_nt::{Result, log, random, time};
 use kext_nt_sys::status::STATUS_PENDING;
 use kext_packet::Headers;
-use kext_types::{Arrival, Direction, IpVersion, MAX_PACKET_LEN, Timestamp};
+use kext_types::{Arrival, Direction, IpVersion, MAX_PACKET_LEN, Reason, Timestamp};
 use kext_wire::hello::HostKind;
 
 use crate::checksums;
@@ -41,8 +41,6 @@ pub(crate) struct WfpHost {
     pub(crate) reads: Reads,
     pub(crate) injector: Injector,
     blocks: Blocks,
-    /// Packets that were permitted and could not be let go, because their list was taken apart.
-    lost: AtomicU32,
     /// What the clock of the machine's start showed in nanoseconds since 1970: the time goes on from
     /// there, whoever sets the clock meanwhile.
     started: u64,
@@ -57,7 +55,6 @@ impl WfpHost {
             reads: Reads::try_new()?,
             injector: Injector::try_new()?,
             blocks: Blocks::try_new(&BLOCKS)?,
-            lost: AtomicU32::new(0),
             started: started.saturating_mul(time::NANOS_PER_UNIT),
             random: AtomicU64::new(random::random(passive)?),
         })
@@ -80,9 +77,6 @@ impl WfpHost {
             }
             time::sleep(passive, PAUSE);
         }
-        if self.lost.load(Ordering::Relaxed) > 0 {
-            log::info(c"permitted packets were lost, as there was no memory to let them go");
-        }
     }
 
     /// Memory for a packet of this length.
@@ -90,15 +84,17 @@ impl WfpHost {
         self.blocks.take(len)
     }
 
-    /// Sends a packet on its way that was permitted, but whose list could not be left as it was.
-    pub(crate) fn let_go(&self, copy: Option<Block>, arrival: &Arrival) {
-        let gone = copy.is_some_and(|block| {
-            let len = block.as_ref().len();
-            self.leave(block, len, arrival).is_ok()
-        });
-        if !gone {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Sends a packet on its way that was permitted, but whose list could not be left as it was. The
+    /// error is the reason for which it ends instead.
+    pub(crate) fn let_go(
+        &self,
+        copy: Option<Block>,
+        arrival: &Arrival,
+    ) -> core::result::Result<(), Reason> {
+        let block = copy.ok_or(Reason::DroppedNoBuffer)?;
+        let len = block.as_ref().len();
+        self.leave(block, len, arrival)
+            .map_err(|_| Reason::DroppedInjectFailed)
     }
 
     fn leave(

@@ -26,6 +26,7 @@ mod flows;
 mod host;
 mod kext;
 mod packets;
+mod passed;
 mod reads;
 mod runtime;
 

@@ -8,7 +8,8 @@
 //! # Lists of several packets
 //!
 //! The answer is about all packets of a list. If some go on and others do not, all are taken away, and
-//! copies of those that go on are injected in their order.
+//! copies of those that go on are injected in their order. A copy that cannot be made or injected is counted
+//! as a packet that is dropped for that.
 
 use kext_extension::Classification;
 use kext_nt::blocks::Block;
@@ -18,10 +19,11 @@ use kext_nt::injection::Way;
 use kext_nt::irql::at_dispatch;
 use kext_nt::layer::{Family, Layer};
 use kext_nt::net_buffer::{FromHeader, Packet, PacketList, Packets};
-use kext_types::{Arrival, Direction, Interface};
+use kext_types::{Arrival, Direction, Interface, Reason};
 
 use crate::checksums;
 use crate::kext::{Here, Kext};
+use crate::passed::Passed;
 
 /// Packets from the network.
 pub(crate) struct Inbound;
@@ -112,7 +114,7 @@ impl Kext {
             Direction::Outbound => Way::Send,
         };
         let mut fate = Fate::PassOn;
-        let mut before = 0;
+        let mut passed = Passed::new();
         // Bound: what the filter engine shows in one call.
         for list in lists.lists() {
             let mark = self.host().injector.mark_of(list, shown.family, way);
@@ -122,20 +124,25 @@ impl Kext {
             };
             let is_partial = way == Way::Send && list.leaves_checksums();
             for mut packet in list.packets() {
-                match self.present_one(here, &mut packet, shown, &arrival, is_partial) {
-                    None | Some(Classification::Permit(_)) if fate == Fate::Absorb => {
-                        self.let_go(&mut packet, shown);
-                    }
-                    None => {}
-                    Some(Classification::Permit(_)) => fate = Fate::Permit,
-                    Some(Classification::Discard(_) | Classification::Absorb(_)) => {
-                        if fate != Fate::Absorb {
-                            self.let_first_go(lists, before, shown);
+                let said = self.present_one(here, &mut packet, shown, &arrival, is_partial);
+                let (goes_on, reason) = match said {
+                    None => (true, None),
+                    Some(Classification::Permit(reason)) => (true, Some(reason)),
+                    Some(Classification::Discard(_) | Classification::Absorb(_)) => (false, None),
+                };
+                if fate != Fate::Absorb {
+                    if goes_on && passed.push(reason) {
+                        if reason.is_some() {
+                            fate = Fate::Permit;
                         }
-                        fate = Fate::Absorb;
+                        continue;
                     }
+                    self.let_first_go(here, lists, &passed, shown);
+                    fate = Fate::Absorb;
                 }
-                before += 1;
+                if goes_on {
+                    self.let_go(here, &mut packet, reason, shown);
+                }
             }
         }
         fate
@@ -190,19 +197,26 @@ impl Kext {
         view.copy_to(block.as_mut()).then_some(block)
     }
 
-    /// Lets the first packets go, so many as were permitted before one was not.
+    /// Lets the first packets go, so many as have passed before one did not.
     #[cold]
-    fn let_first_go(&self, lists: &PacketList<'_>, count: usize, shown: &Shown) {
+    fn let_first_go(&self, here: &Here, lists: &PacketList<'_>, passed: &Passed, shown: &Shown) {
         let packets = lists.lists().flat_map(Packets::packets);
         // Bound: what the filter engine shows in one call.
-        for mut packet in packets.take(count) {
-            self.let_go(&mut packet, shown);
+        for (mut packet, reason) in packets.zip(passed.reasons()) {
+            self.let_go(here, &mut packet, reason, shown);
         }
     }
 
-    /// Lets a packet go on that its list does not.
+    /// Lets a packet go on that its list does not. It was permitted for this reason, or was not asked
+    /// about.
     #[cold]
-    fn let_go(&self, packet: &mut Packet<'_>, shown: &Shown) {
+    fn let_go(
+        &self,
+        here: &Here,
+        packet: &mut Packet<'_>,
+        permitted: Option<Reason>,
+        shown: &Shown,
+    ) {
         let view = shown.back.and_then(|back| packet.from_header(back));
         let mut copy = view.and_then(|view| self.copy(&view));
         if let Some(copy) = &mut copy
@@ -210,7 +224,12 @@ impl Kext {
         {
             checksums::complete(copy.as_mut());
         }
-        self.host().let_go(copy, &shown.arrival);
+        if let Err(lost) = self.host().let_go(copy, &shown.arrival) {
+            match permitted {
+                Some(reason) => here.lane.correct(reason, lost),
+                None => here.lane.lose(lost),
+            }
+        }
     }
 }
 

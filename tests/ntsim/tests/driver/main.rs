@@ -2,6 +2,7 @@
 
 mod captures;
 mod device;
+mod lists;
 mod packets;
 mod traffic;
 mod transport;
@@ -30,8 +31,15 @@ pub(crate) const fn passes(name: &'static str, run: fn()) -> Test {
     }
 }
 
-static TESTS: LazyLock<Vec<Test>> =
-    LazyLock::new(|| [device::TESTS, packets::TESTS, captures::TESTS].concat());
+static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| {
+    [
+        device::TESTS,
+        packets::TESTS,
+        lists::TESTS,
+        captures::TESTS,
+    ]
+    .concat()
+});
 
 fn main() -> ExitCode {
     harness::main(&TESTS, &[driver()])

@@ -88,21 +88,21 @@ pub(crate) const TESTS: &[Test] = &[
     ),
 ];
 
-const ABSORBED: Classified = Classified {
+pub(crate) const ABSORBED: Classified = Classified {
     permitted: false,
     absorbed: true,
     hard: true,
     called: 1,
 };
 
-fn permanent(verdict: Verdict) -> Decision {
+pub(crate) fn permanent(verdict: Verdict) -> Decision {
     Decision {
         verdict,
         permanent: true,
     }
 }
 
-fn once(verdict: Verdict) -> Decision {
+pub(crate) fn once(verdict: Verdict) -> Decision {
     Decision {
         verdict,
         permanent: false,
@@ -114,13 +114,13 @@ pub(crate) fn open(sim: &Sim) -> Session {
     Session::over(Box::new(transport), FLUSH_INTERVAL).unwrap()
 }
 
-fn close(session: Session) {
+pub(crate) fn close(session: Session) {
     session.close().unwrap();
     drop(session);
 }
 
 /// The requests that wait.
-fn requests(session: &Session) -> Vec<Request> {
+pub(crate) fn requests(session: &Session) -> Vec<Request> {
     match session.receive(4096, PayloadMode::Whole, Wait::No).unwrap() {
         Received::Batch(batch) => batch.requests,
         _ => Vec::new(),
@@ -128,13 +128,13 @@ fn requests(session: &Session) -> Vec<Request> {
 }
 
 /// The one request that waits.
-fn request(session: &Session) -> Request {
+pub(crate) fn request(session: &Session) -> Request {
     let mut requests = requests(session);
     assert_eq!(requests.len(), 1);
     requests.remove(0)
 }
 
-const EVERY: [Ends; 4] = [
+pub(crate) const EVERY: [Ends; 4] = [
     Ends::tcp(1000),
     Ends::udp(1001),
     Ends::tcp(1002).over_v6(),
@@ -226,7 +226,7 @@ fn a_flow_is_cached() {
     sim.unload();
 }
 
-fn decided(sim: &Sim, session: &Session, packet: &Packet, verdict: Verdict) {
+pub(crate) fn decided(sim: &Sim, session: &Session, packet: &Packet, verdict: Verdict) {
     assert_eq!(sim.classify(packet), ABSORBED);
     let request = request(session);
     session
@@ -615,7 +615,7 @@ fn the_stack_may_not_be_ready() {
     sim.unload();
 }
 
-fn endpoint(ends: &Ends, process: u64, accepts: bool) -> Endpoint {
+pub(crate) fn endpoint(ends: &Ends, process: u64, accepts: bool) -> Endpoint {
     Endpoint {
         protocol: ends.protocol,
         local: ends.address(ends.local.0),
