@@ -26,6 +26,7 @@ use kext_nt_sys::types::GUID;
 use crate::flows::{Accept, Closure, Connect};
 use crate::kext::{KEXT, Kext};
 use crate::packets::{Inbound, Outbound};
+use crate::payload::{Datagram, Stream};
 
 /// A layer that is looked at.
 struct Look {
@@ -45,7 +46,7 @@ const ALLOW_OFFLOADS: u32 = FWP_CALLOUT_FLAG_ALLOW_OFFLOAD | FWP_CALLOUT_FLAG_AL
 ///
 /// The callouts that decide allow no offload: packets then come as they are to be on the wire, no
 /// longer than it takes and with their checksums.
-static LOOKS: [Look; 5] = [
+static LOOKS: [Look; 7] = [
     Look {
         name: wide!("portmaster-kext packets in"),
         layer: Layer::INBOUND_IPPACKET,
@@ -85,6 +86,22 @@ static LOOKS: [Look; 5] = [
         role: Role::Inspect,
         flags: ALLOW_OFFLOADS,
         register: Callout::register::<Closure>,
+    },
+    Look {
+        name: wide!("portmaster-kext streams"),
+        layer: Layer::STREAM,
+        sublayer: FLOWS,
+        role: Role::Inspect,
+        flags: ALLOW_OFFLOADS,
+        register: Callout::register::<Stream>,
+    },
+    Look {
+        name: wide!("portmaster-kext datagrams"),
+        layer: Layer::DATAGRAM_DATA,
+        sublayer: FLOWS,
+        role: Role::Inspect,
+        flags: ALLOW_OFFLOADS,
+        register: Callout::register::<Datagram>,
     },
 ];
 

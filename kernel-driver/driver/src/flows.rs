@@ -1,4 +1,5 @@
-//! What the filter engine says of connections: which process they belong to, and when they end.
+//! What the filter engine says of connections: which process they belong to, which program that runs, and
+//! when they end.
 //!
 //! These callouts look, and say nothing. Connections of a process to its own machine are two for the
 //! filter engine; packets of theirs are presented as they leave, so the connecting end's is told.
@@ -54,15 +55,20 @@ impl Classifier for Closure {
 fn tell_owner(call: &Classify<'_>, layer: &Layer) {
     if let Some(kext) = Kext::working()
         && let Some(process_id) = call.process_id().and_then(ProcessId::new)
-        && let Some(flow) = call.ends(layer).as_ref().and_then(flow)
     {
-        kext.extension.set_owner(&flow, process_id);
+        // First: whoever is told of the process may ask for its path at once.
+        if let Some(path) = call.process_path() {
+            kext.extension.set_process_path(process_id, path);
+        }
+        if let Some(flow) = call.ends(layer).as_ref().and_then(flow) {
+            kext.extension.set_owner(&flow, process_id);
+        }
     }
 }
 
 /// The flow between two ends; `None` for what is none: a listening socket, and ICMP, in which echoes
 /// are told apart by an identifier that is not told here.
-fn flow(ends: &Ends) -> Option<FlowKey> {
+pub(crate) fn flow(ends: &Ends) -> Option<FlowKey> {
     let is_icmp = matches!(ends.protocol, protocol::ICMP | protocol::ICMPV6);
     if is_icmp || ends.remote.ip().is_unspecified() {
         return None;

@@ -27,6 +27,7 @@ mod host;
 mod kext;
 mod packets;
 mod passed;
+mod payload;
 mod reads;
 mod runtime;
 

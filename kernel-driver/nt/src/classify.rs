@@ -7,8 +7,8 @@ use core::{ptr, slice};
 use kext_nt_sys::fwp::{
     FWP_ACTION_BLOCK, FWP_ACTION_CONTINUE, FWP_ACTION_PERMIT, FWP_BYTE_ARRAY16_TYPE,
     FWP_CONDITION_FLAG_IS_FRAGMENT, FWP_CONDITION_FLAG_IS_LOOPBACK,
-    FWP_CONDITION_FLAG_IS_REASSEMBLED, FWP_DATA_TYPE, FWP_UINT8, FWP_UINT16, FWP_UINT32,
-    FWP_VALUE0_0,
+    FWP_CONDITION_FLAG_IS_REASSEMBLED, FWP_DATA_TYPE, FWP_DIRECTION_INBOUND,
+    FWP_DIRECTION_OUTBOUND, FWP_UINT8, FWP_UINT16, FWP_UINT32, FWP_VALUE0_0, IPPROTO_TCP,
 };
 use kext_nt_sys::fwps::{self, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_VALUE0};
 use kext_nt_sys::types::PVOID;
@@ -154,7 +154,8 @@ impl Classify<'_> {
         }
     }
 
-    /// Both ends, where the layer names them and the call has them: authorized anew, it may lack some.
+    /// Both ends, where the layer names them and the call has them: authorized anew, it may lack some. A
+    /// stream's protocol is TCP.
     pub fn ends(&self, layer: &Layer) -> Option<Ends> {
         let family = self.family(layer)?;
         let fields = &layer.fields;
@@ -162,8 +163,13 @@ impl Classify<'_> {
             let (address, port) = (self.address(address, family)?, self.u16(port)?);
             Some(SocketAddr::new(address, port))
         };
+        let protocol = match fields.protocol {
+            Some(field) => self.u8(field)?,
+            None if layer.data() == Data::Stream => IPPROTO_TCP as u8,
+            None => return None,
+        };
         Some(Ends {
-            protocol: self.u8(fields.protocol?)?,
+            protocol,
             local: end(fields.local_address, fields.local_port?)?,
             remote: end(fields.remote_address, fields.remote_port?)?,
         })
@@ -172,6 +178,15 @@ impl Classify<'_> {
     /// The flags.
     pub fn flags(&self, fields: &Fields) -> Flags {
         Flags(self.u32(fields.flags).unwrap_or(0))
+    }
+
+    /// Which way it goes: of a packet where the layer has packets, of the connection at others.
+    pub fn way(&self, fields: &Fields) -> Option<Way> {
+        match self.u32(fields.direction?)?.cast_signed() {
+            FWP_DIRECTION_OUTBOUND => Some(Way::Send),
+            FWP_DIRECTION_INBOUND => Some(Way::Receive),
+            _ => None,
+        }
     }
 
     // ---- metadata -------------------------------------------------------------------------------
@@ -184,6 +199,12 @@ impl Classify<'_> {
     pub fn ip_header_size(&self) -> Option<u32> {
         self.has(fwps::FWPS_METADATA_FIELD_IP_HEADER_SIZE)
             .then_some(self.metadata.ipHeaderSize)
+    }
+
+    /// How long the transport header is.
+    pub fn transport_header_size(&self) -> Option<u32> {
+        self.has(fwps::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE)
+            .then_some(self.metadata.transportHeaderSize)
     }
 
     /// The compartment; 0 if none is told.
@@ -199,6 +220,20 @@ impl Classify<'_> {
     pub fn process_id(&self) -> Option<u64> {
         self.has(fwps::FWPS_METADATA_FIELD_PROCESS_ID)
             .then_some(self.metadata.processId)
+    }
+
+    /// The path of the process's program, if it is told: UTF-16 in little endian.
+    pub fn process_path(&self) -> Option<&[u8]> {
+        if !self.has(fwps::FWPS_METADATA_FIELD_PROCESS_PATH) {
+            return None;
+        }
+        // SAFETY: it is there, as its bit says, and lent until the callout returns; or null.
+        let path = unsafe { self.metadata.processPath.as_ref() }?;
+        if path.data.is_null() {
+            return None;
+        }
+        // SAFETY: so many bytes are there, lent with it.
+        Some(unsafe { slice::from_raw_parts(path.data, path.size as usize) })
     }
 
     /// The packets that the call is about; none if it is not of this layer, or of one without.
@@ -232,6 +267,22 @@ impl Classify<'_> {
             len: data.dataLength,
             way,
         })
+    }
+
+    /// Says nothing of the piece of a stream that the call is about, which is all of it: were the number
+    /// not told, the rest could be shown again.
+    pub fn pass_piece_on(&mut self, layer: &Layer) {
+        if let Some(piece) = self.piece(layer) {
+            let packet = self.data.cast::<fwps::FWPS_STREAM_CALLOUT_IO_PACKET0>();
+            // SAFETY: it is the one that the piece was read from, lent to this call to be answered in, and
+            // nothing else refers to it now.
+            if let Some(packet) = unsafe { packet.as_mut() } {
+                packet.streamAction = fwps::FWPS_STREAM_ACTION_NONE;
+                packet.countBytesRequired = 0;
+                packet.countBytesEnforced = piece.len;
+            }
+        }
+        self.pass_on();
     }
 
     // ---- the answer -----------------------------------------------------------------------------
@@ -370,6 +421,60 @@ mod tests {
         call(&mut [], 0, 1, |call| {
             assert_eq!(call.ip_header_size(), Some(24));
             assert_eq!((call.compartment(), call.process_id()), (0, None));
+            assert_eq!(
+                (call.process_path(), call.transport_header_size()),
+                (None, None)
+            );
+        });
+    }
+
+    #[test]
+    fn a_path_is_what_the_metadata_point_to() {
+        let mut text = *b"S\0y\0";
+        let mut blob = kext_nt_sys::fwp::FWP_BYTE_BLOB {
+            size: 4,
+            data: text.as_mut_ptr(),
+        };
+        // SAFETY: these are plain numbers and pointers, for which zero is a value.
+        let mut metadata: FWPS_INCOMING_METADATA_VALUES0 = unsafe { zeroed() };
+        metadata.currentMetadataValues = fwps::FWPS_METADATA_FIELD_PROCESS_PATH;
+        let path = |metadata: &FWPS_INCOMING_METADATA_VALUES0| {
+            // SAFETY: as above.
+            let fixed: FWPS_INCOMING_VALUES0 = unsafe { zeroed() };
+            // SAFETY: as above.
+            let mut out: FWPS_CLASSIFY_OUT0 = unsafe { zeroed() };
+            let call = {
+                let (fixed, out) = (&raw const fixed, &raw mut out);
+                // SAFETY: everything is as in a call by the filter engine.
+                unsafe { Classify::new(fixed, metadata, ptr::null_mut(), ptr::null(), out) }
+            };
+            call.unwrap().process_path().map(<[u8]>::to_vec)
+        };
+        assert_eq!(path(&metadata), None);
+        metadata.processPath = &raw mut blob;
+        assert_eq!(path(&metadata), Some(b"S\0y\0".to_vec()));
+        metadata.currentMetadataValues = 0;
+        assert_eq!(path(&metadata), None);
+        metadata.currentMetadataValues = fwps::FWPS_METADATA_FIELD_PROCESS_PATH;
+        let mut nothing = kext_nt_sys::fwp::FWP_BYTE_BLOB {
+            size: 4,
+            data: ptr::null_mut(),
+        };
+        metadata.processPath = &raw mut nothing;
+        assert_eq!(path(&metadata), None);
+    }
+
+    #[test]
+    fn a_way_is_told_by_its_number() {
+        let mut values = [EMPTY; 10];
+        let fields = Layer::DATAGRAM_DATA.fields;
+        for (bits, way) in [(0, Some(Way::Send)), (1, Some(Way::Receive)), (2, None)] {
+            values[9] = number(bits);
+            call(&mut values, 0, 1, |call| assert_eq!(call.way(&fields), way));
+        }
+        call(&mut [EMPTY; 10], 0, 1, |call| {
+            assert_eq!(call.way(&fields), None);
+            assert_eq!(call.way(&Layer::ALE_AUTH_CONNECT.fields), None);
         });
     }
 
@@ -400,7 +505,9 @@ mod tests {
                 assert_eq!(call.packets(&Layer::DATAGRAM_DATA).lists().count(), 0);
                 assert_eq!(call.piece(&Layer::DATAGRAM_DATA), None);
                 found = call.piece(&Layer::STREAM);
+                call.pass_piece_on(&Layer::STREAM);
             });
+            assert_eq!(packet.countBytesEnforced, 1_400);
             found.map(|piece| (piece.len, piece.way))
         };
         let (receive, send) = (fwps::FWPS_STREAM_FLAG_RECEIVE, fwps::FWPS_STREAM_FLAG_SEND);

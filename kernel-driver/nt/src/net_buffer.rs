@@ -104,6 +104,17 @@ impl<'a> Packets<'a> {
 }
 
 impl Packet<'_> {
+    /// How many bytes the packet has from its start on, wherever that is.
+    pub fn len(&self) -> u32 {
+        // SAFETY: the packet is lent.
+        unsafe { self.buffer.as_ref() }.DataLength
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Moves the packet's start back by so many bytes, to its IP header. `None` if the packet has not
     /// so many before its start.
     ///
@@ -231,6 +242,7 @@ mod tests {
     fn the_start_is_moved_to_the_header_and_back() {
         with(&[&[&[b"headerdata"]]], 6, |list| {
             let mut packet = list.lists().flat_map(Packets::packets).next().unwrap();
+            assert_eq!((packet.len(), packet.is_empty()), (4, false));
             assert_eq!(packet.from_header(0).unwrap().bytes(), Some(&b"data"[..]));
             let view = packet.from_header(6).unwrap();
             assert_eq!((view.len(), view.bytes()), (10, Some(&b"headerdata"[..])));

@@ -353,9 +353,10 @@ impl Sim {
         ale::stream(endpoint, bytes, sends)
     }
 
-    /// A datagram: from its IP header on if it has come in, else from its transport header.
-    pub fn datagram(&self, endpoint: &Endpoint, bytes: &[u8], sends: bool) -> Classified {
-        ale::datagram(endpoint, bytes, sends)
+    /// Datagrams in one list: from their IP header on if they have come in, else from their transport
+    /// header.
+    pub fn datagram(&self, endpoint: &Endpoint, packets: &[&[u8]], sends: bool) -> Classified {
+        ale::datagram(endpoint, packets, sends)
     }
 
     /// Requests that have not ended.

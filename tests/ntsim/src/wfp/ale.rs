@@ -213,8 +213,9 @@ pub(crate) fn stream(endpoint: &Endpoint, bytes: &[u8], sends: bool) -> (Classif
     (classified, enforced)
 }
 
-/// Shows a datagram, given from its IP header on if it has come in, else from its transport header.
-pub(crate) fn datagram(endpoint: &Endpoint, bytes: &[u8], sends: bool) -> Classified {
+/// Shows datagrams in one list, given from their IP header on if they have come in, else from their
+/// transport header.
+pub(crate) fn datagram(endpoint: &Endpoint, packets: &[&[u8]], sends: bool) -> Classified {
     let seen = Endpoint {
         accepts: !sends,
         ..endpoint.clone()
@@ -225,13 +226,16 @@ pub(crate) fn datagram(endpoint: &Endpoint, bytes: &[u8], sends: bool) -> Classi
     call.metadata.transportHeaderSize = transport;
     let mut start = 0;
     if !sends {
-        let header = super::checksum::headers(bytes).map_or(0, |(length, ..)| length);
+        let header = packets
+            .first()
+            .and_then(|first| super::checksum::headers(first))
+            .map_or(0, |(length, ..)| length);
         has |= FWPS_METADATA_FIELD_IP_HEADER_SIZE;
         call.metadata.ipHeaderSize = header as u32;
         start = header + transport as usize;
     }
     call.metadata.currentMetadataValues |= has;
-    let packets = [bytes.to_vec()];
+    let packets: Vec<Vec<u8>> = packets.iter().map(|packet| packet.to_vec()).collect();
     let lent = Lent::new(&Shape {
         packets: &packets,
         start,

@@ -372,6 +372,9 @@ fn random_requests_break_nothing() {
         if next() % 4 != 0 && length >= kext_wire::HEADER_LEN {
             let header = receive(None);
             input[..kext_wire::HEADER_LEN].copy_from_slice(&header[..kext_wire::HEADER_LEN]);
+            // Else few would get past it.
+            input[6..8].copy_from_slice(&code.function().to_le_bytes());
+            input[8..12].copy_from_slice(&(length as u32).to_le_bytes());
             for byte in &mut input[kext_wire::HEADER_LEN..] {
                 if next() % 3 != 0 {
                     *byte = 0;

@@ -2,6 +2,7 @@
 
 mod captures;
 mod device;
+mod flows;
 mod lists;
 mod packets;
 mod traffic;
@@ -35,6 +36,7 @@ static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| {
     [
         device::TESTS,
         packets::TESTS,
+        flows::TESTS,
         lists::TESTS,
         captures::TESTS,
     ]
