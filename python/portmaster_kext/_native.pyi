@@ -80,6 +80,10 @@ class VerdictRequest:
     def process_id(self) -> int | None:
         """The process that the packet belongs to; None when unknown."""
     @property
+    def process_path(self) -> str | None:
+        """The path of that process's program: `Kext.process_path` of it, asked for when it is read.
+        None when the process or the path is unknown."""
+    @property
     def interface(self) -> int:
         """The index of the interface that the packet enters or leaves by."""
     @property
@@ -258,6 +262,13 @@ class Flow:
     def last_seen(self) -> int:
         """The time of the last packet, ICMP errors about the flow left aside, in nanoseconds since
         1970-01-01 00:00 UTC."""
+    @property
+    def payload_out(self) -> int:
+        """Bytes of payload that programs of this machine have sent: TCP's stream, datagrams without
+        their headers. 0 where the host sees no payload, as in a replay."""
+    @property
+    def payload_in(self) -> int:
+        """Bytes of payload that programs of this machine have received, likewise."""
 
 @final
 class FlowBatch:
@@ -308,6 +319,12 @@ class FlowBatch:
     @property
     def last_seen(self) -> npt.NDArray[np.uint64]:
         """Times of the last packets, likewise."""
+    @property
+    def payload_out(self) -> npt.NDArray[np.uint64]:
+        """Bytes of payload that programs of this machine have sent; 0 where the host sees none."""
+    @property
+    def payload_in(self) -> npt.NDArray[np.uint64]:
+        """Bytes of payload that programs of this machine have received, likewise."""
     def __len__(self) -> int: ...
     def __arrow_c_schema__(self) -> object:
         """The table's schema, by the Arrow PyCapsule interface."""
@@ -366,6 +383,12 @@ class FlowEventBatch:
     @property
     def last_seen(self) -> npt.NDArray[np.uint64]:
         """Times of the last packets, likewise."""
+    @property
+    def payload_out(self) -> npt.NDArray[np.uint64]:
+        """Bytes of payload that programs of this machine have sent; 0 where the host sees none."""
+    @property
+    def payload_in(self) -> npt.NDArray[np.uint64]:
+        """Bytes of payload that programs of this machine have received, likewise."""
     def __len__(self) -> int: ...
     def __arrow_c_schema__(self) -> object:
         """The table's schema, by the Arrow PyCapsule interface."""
@@ -472,6 +495,8 @@ class Session:
         """The requests in batches; `payload` is bytes, or 2**32 - 1 for the whole packet."""
     def get_payload(self, packet_id: int) -> bytes:
         """The bytes of a held packet."""
+    def process_path(self, process_id: int) -> str | None:
+        """The path of a process's program, if it is known."""
     def counters(self) -> list[tuple[str, int, int]]:
         """Name, disposition (255 for no packet's end) and value of every counter."""
     def list_flows(self, cursor: int, most: int) -> tuple[list[Flow], int | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from operator import index
+from typing import SupportsIndex, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,22 @@ class SessionCalls:
         (128, 128)
         """
         return self._native.get_payload(_id(id))
+
+    def process_path(self, process_id: SupportsIndex) -> str | None:
+        r"""The path of the program that a process runs; None if the host has not told it.
+
+        The Windows driver tells it with each flow of a process, in the form
+        `\device\harddiskvolume3\…`, and remembers the last 1,024 processes. A path that is longer
+        than 260 UTF-16 units is cut, and ends in `…`. A number that the system gives to another
+        process has the path of the one before until that has a flow. A replay knows no paths.
+        Raises `ClosedError`.
+
+        >>> with pk.open("synthetic:1") as kext:
+        ...     print(kext.process_path(4))
+        None
+        """
+        number = index(process_id)
+        return self._native.process_path(number) if 0 < number < 1 << 64 else None
 
     def counters(self) -> Counters:
         """The counters now. After `close` those of the end, when nothing was held any more.

@@ -107,6 +107,16 @@ impl Flow {
         self.entry.last_seen.as_nanos()
     }
 
+    #[getter]
+    fn payload_out(&self) -> u64 {
+        self.entry.payload_outbound
+    }
+
+    #[getter]
+    fn payload_in(&self) -> u64 {
+        self.entry.payload_inbound
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let key = &self.entry.flow;
         let (local, remote) = vocabulary::ends(key);

@@ -23,6 +23,8 @@ pub(crate) struct Flows {
     bytes_in: ScalarBuffer<u64>,
     first_seen: ScalarBuffer<u64>,
     last_seen: ScalarBuffer<u64>,
+    payload_out: ScalarBuffer<u64>,
+    payload_in: ScalarBuffer<u64>,
 }
 
 impl From<FlowColumns> for Flows {
@@ -38,6 +40,8 @@ impl From<FlowColumns> for Flows {
             bytes_in: columns.bytes_in.into(),
             first_seen: columns.first_seen.into(),
             last_seen: columns.last_seen.into(),
+            payload_out: columns.payload_out.into(),
+            payload_in: columns.payload_in.into(),
         }
     }
 }
@@ -56,6 +60,8 @@ impl Flows {
             ("bytes_in", numbers(&self.bytes_in)),
             ("first_seen", arrow::times(&self.first_seen)),
             ("last_seen", arrow::times(&self.last_seen)),
+            ("payload_out", numbers(&self.payload_out)),
+            ("payload_in", numbers(&self.payload_in)),
         ]);
         columns
     }
@@ -189,6 +195,16 @@ macro_rules! methods {
             #[getter]
             fn last_seen<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
                 view::array(py, &self.flows.last_seen)
+            }
+
+            #[getter]
+            fn payload_out<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+                view::array(py, &self.flows.payload_out)
+            }
+
+            #[getter]
+            fn payload_in<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+                view::array(py, &self.flows.payload_in)
             }
 
             fn __len__(&self) -> usize {

@@ -126,6 +126,14 @@ impl VerdictRequest {
     }
 
     #[getter]
+    fn process_path<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.process_id {
+            0 => Ok(None),
+            id => vocabulary::process_path(py, &self.session, id),
+        }
+    }
+
+    #[getter]
     fn interface(&self) -> u32 {
         self.interface
     }

@@ -25,6 +25,7 @@ use crate::report::ReplayReport;
 use crate::request::VerdictRequest;
 use crate::requests::Requests;
 use crate::taken::Taken;
+use crate::vocabulary;
 
 /// The longest wait without a look at signals, so that Ctrl-C is never later than this.
 const SLICE: Duration = Duration::from_millis(100);
@@ -214,6 +215,14 @@ impl Session {
             .detach(|| self.client.get_payload(packet_id))
             .map_err(raise)?;
         Ok(PyBytes::new(py, &payload))
+    }
+
+    fn process_path<'py>(
+        &self,
+        py: Python<'py>,
+        process_id: u64,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        vocabulary::process_path(py, &self.client, process_id)
     }
 
     fn counters(&self, py: Python<'_>) -> PyResult<Vec<(String, u8, u64)>> {

@@ -1,11 +1,15 @@
-//! What requests and flows have in common: enumerations, addresses, names of protocols.
+//! What requests and flows have in common: enumerations, addresses, paths, names of protocols.
 
 use std::net::SocketAddr;
 
 use kext_types::{Address, FlowKey, IpVersion, Verdict, protocol};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyBytes, PyType};
+
+use crate::client::Client;
+use crate::errors::raise;
 
 static VERDICT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static DIRECTION: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -35,6 +39,27 @@ pub(crate) fn address(
         Ok(address.to_ip(version).into_pyobject(py)?.unbind())
     })?;
     Ok(made.clone_ref(py))
+}
+
+/// The path of a process's program, with an ellipsis at the end if there is more of it. What is no Unicode
+/// stays in it as lone surrogates, as in Python's own file names.
+pub(crate) fn process_path<'py>(
+    py: Python<'py>,
+    client: &Client,
+    process_id: u64,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let path = py
+        .detach(|| client.process_path(process_id))
+        .map_err(raise)?;
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let ellipsis = path.is_cut.then_some(0x2026);
+    let units = path.utf16.into_iter().chain(ellipsis);
+    let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
+    PyBytes::new(py, &bytes)
+        .call_method1(intern!(py, "decode"), ("utf-16-le", "surrogatepass"))
+        .map(Some)
 }
 
 /// The local and the remote end as text, with the port where the protocol has ports.

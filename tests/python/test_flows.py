@@ -25,6 +25,8 @@ NUMBERS = [
     "bytes_in",
     "first_seen",
     "last_seen",
+    "payload_out",
+    "payload_in",
 ]
 
 
@@ -57,7 +59,11 @@ def test_flows_one_by_one_and_as_arrays_are_the_same(kext):
     assert (batch.local_address[:, 10:12] == 0xFF).all()
     assert batch.packets_in.dtype == np.uint64
     assert not batch.verdict.flags.writeable
+    # A replay sees packets only.
+    assert not batch.payload_out.any()
+    assert not batch.payload_in.any()
     table = pytest.importorskip("pyarrow").record_batch(batch)
+    assert table.schema.names[-2:] == ["payload_out", "payload_in"]
     assert table["remote_port"].to_pylist() == batch.remote_port.tolist()
     assert repr(batch) == "<FlowBatch of 3 flows>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builders
+import numpy as np
 import portmaster_kext as pk
 import pytest
 from builders import datagram, request, syn, syn_ack
@@ -238,6 +239,7 @@ def test_flows_tell_their_traffic(opened):
     assert flow.bytes_out == len(packets[0]) + len(packets[2])
     assert flow.bytes_in == len(packets[1])
     assert flow.last_seen - flow.first_seen == 2_000_000
+    assert (flow.payload_out, flow.payload_in) == (0, 0), "a replay sees packets only"
     assert repr(flow) == (
         "<Flow TCP 192.0.2.10:50000 <-> 198.51.100.20:80: accept, 2 packets out, 1 in>"
     )
@@ -245,6 +247,16 @@ def test_flows_tell_their_traffic(opened):
         flow.verdict = pk.Verdict.DROP
     kext.clear_cache()
     assert list(kext.flows()) == []
+
+
+def test_a_replay_knows_no_paths_of_processes(opened):
+    kext = opened(syn(80))
+    verdict_request = next(kext)
+    assert verdict_request.process_path is None
+    for process_id in (0, 4, np.uint64(4), 2**64 - 1, -1, 2**64):
+        assert kext.process_path(process_id) is None
+    with pytest.raises(TypeError):
+        kext.process_path("4")
 
 
 def test_the_report_says_how_far_and_which_side(opened):
@@ -282,6 +294,7 @@ def test_a_closed_session_refuses_in_words(opened):
         lambda: verdict_request.accept(),
         lambda: kext.set_verdict(verdict_request.id, pk.Verdict.ACCEPT),
         lambda: kext.get_payload(verdict_request.id),
+        lambda: kext.process_path(4),
         lambda: list(kext.flows()),
         lambda: kext.clear_cache(),
         lambda: kext.config,
