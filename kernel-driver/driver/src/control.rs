@@ -7,7 +7,8 @@ use kext_nt::global::Global;
 use kext_nt::irql::Passive;
 use kext_nt::request::{Answered, Request};
 use kext_nt_sys::status::{
-    NTSTATUS, STATUS_FILE_CLOSED, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_SUCCESS,
+    NTSTATUS, STATUS_DEVICE_NOT_READY, STATUS_FILE_CLOSED, STATUS_OBJECT_NAME_NOT_FOUND,
+    STATUS_SUCCESS,
 };
 
 use crate::kext::{KEXT, Kext};
@@ -42,13 +43,20 @@ impl Requests for Kext {
         request.complete(STATUS_SUCCESS, 0)
     }
 
+    /// Who keeps a read goes on after that, while somebody else may end it, close the device and have the
+    /// driver unloaded: unloading waits for this.
     fn control(&self, _: &Passive, request: Request) -> Answered {
+        if !self.requests.begin() {
+            return request.fail(Status(STATUS_DEVICE_NOT_READY));
+        }
         // A request that was under way when its file was closed has no owner any more.
-        if self.reads().serves(request.file()) {
+        let answered = if self.reads().serves(request.file()) {
             self.answer(request)
         } else {
             request.fail(Status(STATUS_FILE_CLOSED))
-        }
+        };
+        self.requests.end();
+        answered
     }
 
     fn shutdown(&self, _: &Passive, request: Request) -> Answered {

@@ -14,6 +14,7 @@ use kext_nt::device::{ControlDevice, DriverObject};
 use kext_nt::global::Global;
 use kext_nt::irql::{Dispatch, Passive, at_dispatch};
 use kext_nt::per_processor::PerProcessor;
+use kext_nt::rundown::Rundown;
 use kext_nt::timer::Timer;
 use kext_nt::wide::Text;
 use kext_nt::{Result, Status, log, wide};
@@ -49,6 +50,8 @@ pub(crate) struct Kext {
     pub(crate) filtering: Filtering,
     /// Ends reads whose wait is over.
     pub(crate) read_timer: ReadTimer,
+    /// Device requests that are being dispatched.
+    pub(crate) requests: Rundown,
     processors: PerProcessor<Here>,
     tick: Timer<Kext>,
     ticks: AtomicU32,
@@ -92,6 +95,7 @@ impl Kext {
             extension,
             filtering: Filtering::try_new(device, passive)?,
             read_timer: ReadTimer::try_new()?,
+            requests: Rundown::try_new()?,
             processors: PerProcessor::try_new(|number| Here {
                 lane: extension.lane(number),
                 loopback: Cell::new(false),
@@ -117,6 +121,16 @@ impl Kext {
 
     pub(crate) fn host(&self) -> &WfpHost {
         self.extension.host()
+    }
+
+    /// Lets go what the last owner left behind, and a tick had begun with.
+    fn settle_all(&self) {
+        // Bound: the packets that can be held, as each tick that has more to do lets go one at least.
+        for _ in 0..self.extension.engine().capacities().packets {
+            if !self.extension.tick() {
+                break;
+            }
+        }
     }
 
     fn tick(&self, _: &Dispatch) {
@@ -214,16 +228,19 @@ fn why_not_loaded(status: Status) -> &'static core::ffi::CStr {
 ///
 /// # Safety
 ///
-/// No request of a program is under way, and none can come.
+/// Every request of a program is answered, and none can come.
 pub(crate) unsafe fn unload(passive: &Passive) {
     if let Some(kext) = KEXT.get() {
         kext.stopping.store(true, Ordering::Relaxed);
+        // Who dispatched the last ones may not have returned.
+        kext.requests.wait(passive);
         kext.extension.close();
         // No packet is presented after this,
         kext.filtering.stop(passive);
         // none leaves after this,
         kext.tick.stop(passive);
         kext.read_timer.stop(passive);
+        kext.settle_all();
     }
     if let Some(extension) = EXTENSION.get() {
         // and none is on its way after this.

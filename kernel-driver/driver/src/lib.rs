@@ -71,6 +71,6 @@ pub unsafe extern "win64" fn DriverEntry(
 unsafe extern "win64" fn unload(_driver: *mut DRIVER_OBJECT) {
     // SAFETY: the I/O manager calls at PASSIVE_LEVEL.
     let passive = unsafe { Passive::assume() };
-    // SAFETY: no file is open, so no request is under way, and none can come.
+    // SAFETY: no file is open, so every request is answered, and none can come.
     unsafe { kext::unload(&passive) };
 }

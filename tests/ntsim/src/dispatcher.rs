@@ -131,6 +131,11 @@ pub(crate) fn thread_left() {
     CHANGED.notify_all();
 }
 
+/// How many of those that are in the driver wait.
+pub(crate) fn waiting() -> usize {
+    STATE.lock().waiting
+}
+
 /// Something was started that runs by itself.
 pub(crate) fn started() {
     STATE.lock().under_way += 1;
@@ -181,6 +186,19 @@ pub(crate) fn settle() {
                 Deadlock,
                 "what runs in the background does not come to an end"
             );
+        }
+    }
+}
+
+/// Waits until no thread is in the driver.
+pub(crate) fn all_left() {
+    let start = Instant::now();
+    let mut state = STATE.lock();
+    while state.inside > 0 {
+        CHANGED.wait_for(&mut state, Duration::from_millis(20));
+        if start.elapsed() > PATIENCE {
+            drop(state);
+            violation!(Deadlock, "a thread stays in the driver after its unloading");
         }
     }
 }

@@ -329,6 +329,21 @@ pub(crate) fn outstanding() -> usize {
     with(|requests| requests.len())
 }
 
+/// How many requests have a cancel routine: the driver keeps them.
+pub(crate) fn kept() -> usize {
+    with(|requests| {
+        requests
+            .values()
+            .filter(|request| {
+                let slot = &raw mut guest::borrow(irp_at(request.irp), "a request").CancelRoutine;
+                // SAFETY: the slot is an aligned pointer, which both sides only exchange.
+                let slot: &AtomicPtr<()> = unsafe { AtomicPtr::from_ptr(slot.cast()) };
+                !slot.load(Ordering::Acquire).is_null()
+            })
+            .count()
+    })
+}
+
 extern "win64" fn requestor(_: *mut IRP) -> u32 {
     PROCESS.load(Ordering::Relaxed)
 }

@@ -36,6 +36,7 @@ mod irp;
 mod locks;
 mod mdl;
 mod misc;
+mod moment;
 mod observe;
 mod pool;
 mod process;
@@ -53,7 +54,10 @@ pub use cpu::{PROCESSORS, deepest_stack};
 pub use exports::implemented;
 pub use faults::{Faults, clear as clear_faults, failed as failed_calls, set as set_faults};
 pub use security::Caller;
-pub use sim::{Device, LoadError, Pending, Sim, Status, guard_pages, set_engine_running};
+pub use sim::{
+    Device, LoadError, Pending, Sim, Status, at_call, guard_pages, kept_requests,
+    set_engine_running, waiting_threads,
+};
 pub use wfp::ale::{Endpoint, Held};
 pub use wfp::classify::Classified;
 pub use wfp::inject::{Completion, Injected};

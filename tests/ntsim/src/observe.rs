@@ -11,6 +11,7 @@ use kext_nt_sys::ke::KIRQL;
 use crate::check::violation;
 use crate::cpu;
 use crate::faults;
+use crate::moment;
 use crate::unwind;
 
 /// An import of a driver.
@@ -98,6 +99,9 @@ extern "win64" fn observe(imported: &'static Imported, from: usize, stack: usize
         );
     }
     cpu::measure_stack(stack);
+    moment::reached(imported);
+    // If something was done meanwhile, the driver may have called from inside it.
+    LAST.set((from, stack));
     faults::choose(imported).unwrap_or(address)
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kext_nt_sys::fwpm::{FWPM_SERVICE_RUNNING, FWPM_SERVICE_STOPPED};
@@ -21,6 +21,7 @@ use crate::image::Image;
 use crate::io;
 use crate::irp::{self, Parameters, Request};
 use crate::misc;
+use crate::moment;
 use crate::pool;
 use crate::process;
 use crate::security::Caller;
@@ -182,6 +183,9 @@ impl Sim {
             unsafe { routine(driver) };
         });
         self.expect_nothing_left("DriverUnload has returned");
+        // A routine may be returning still from a request that was answered on another thread: nothing
+        // holds the driver for it, but its last instructions are over before the memory is gone.
+        dispatcher::all_left();
         self.image.discard();
     }
 
@@ -204,7 +208,7 @@ impl Sim {
         Ok(Device {
             file,
             object: device,
-            closed: false,
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -371,6 +375,26 @@ pub fn guard_pages(on: bool) {
     heap::guard(on);
 }
 
+/// Does something in the middle of the driver, once: when it next calls this function while that is so, on
+/// its thread and at its level, before the function does anything.
+pub fn at_call(
+    function: &'static str,
+    when: impl Fn() -> bool + Send + 'static,
+    work: impl FnOnce() + Send + 'static,
+) {
+    moment::at(function, when, work);
+}
+
+/// How many threads in the driver wait.
+pub fn waiting_threads() -> usize {
+    dispatcher::waiting()
+}
+
+/// Requests that the driver keeps, with a cancel routine.
+pub fn kept_requests() -> usize {
+    irp::kept()
+}
+
 /// The base filtering engine stops, or starts: also before the driver is loaded.
 pub fn set_engine_running(running: bool) {
     engine::set_state(if running {
@@ -385,7 +409,7 @@ pub fn set_engine_running(running: bool) {
 pub struct Device {
     file: usize,
     object: usize,
-    closed: bool,
+    closed: AtomicBool,
 }
 
 impl Device {
@@ -411,21 +435,26 @@ impl Device {
     }
 
     /// Closes the handle: the driver gets CLEANUP and CLOSE.
-    pub fn close(mut self) {
-        self.closed = true;
+    pub fn close(self) {
+        self.close_meanwhile();
+    }
+
+    /// The same while another thread is in a request of the handle.
+    pub fn close_meanwhile(&self) {
+        self.closed.store(true, Ordering::Release);
         faults::paused(|| io::close(self.file, self.object, true));
     }
 
     /// Closes the handle where no CLEANUP is sent: the driver only gets CLOSE.
-    pub fn close_without_cleanup(mut self) {
-        self.closed = true;
+    pub fn close_without_cleanup(self) {
+        self.closed.store(true, Ordering::Release);
         faults::paused(|| io::close(self.file, self.object, false));
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.closed && !std::thread::panicking() {
+        if !*self.closed.get_mut() && !std::thread::panicking() {
             io::close(self.file, self.object, true);
         }
     }

@@ -1,12 +1,14 @@
 //! Loading, unloading, the device, and requests that need no packet.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use kext_client::{FLUSH_INTERVAL, HostKind, PayloadMode, Received, Session, Wait};
 use kext_ntsim::harness::Test;
 use kext_ntsim::{
-    Caller, Faults, LoadError, Sim, Status, clear_faults, deepest_stack, failed_calls, guard_pages,
-    set_faults,
+    Caller, Faults, LoadError, Sim, Status, at_call, clear_faults, deepest_stack, failed_calls,
+    guard_pages, kept_requests, set_faults, waiting_threads,
 };
 use kext_wire::receive::ReceiveRequest;
 use kext_wire::{ControlCode, Status as Wire};
@@ -57,6 +59,10 @@ pub(crate) const TESTS: &[Test] = &[
     passes(
         "device::cancelling_races_with_time",
         cancelling_races_with_time,
+    ),
+    passes(
+        "device::unloading_waits_for_who_keeps_a_read",
+        unloading_waits_for_who_keeps_a_read,
     ),
     passes(
         "device::time_passes_without_an_owner",
@@ -299,6 +305,41 @@ fn cancelling_races_with_time() {
     assert_eq!(sim.requests(), 0);
     device.close();
     sim.unload();
+}
+
+/// Once a read is kept somebody else may end it, close the device, and unload the driver, before the thread
+/// that keeps it has gone on.
+fn unloading_waits_for_who_keeps_a_read() {
+    static UNLOADED: AtomicBool = AtomicBool::new(false);
+    let sim = load();
+    let device = Arc::new(sim.open().unwrap());
+    let also = Arc::clone(&device);
+    let (told, thread) = mpsc::channel();
+    // The lock on the time for which the timer of reads is set.
+    at_call(
+        "KeAcquireSpinLockRaiseToDpc",
+        || kept_requests() > 0,
+        move || {
+            let unloading = std::thread::spawn(move || {
+                also.close_meanwhile();
+                // The last that is given back.
+                at_call(
+                    "IoDeleteDevice",
+                    || true,
+                    || UNLOADED.store(true, Ordering::SeqCst),
+                );
+                sim.unload();
+            });
+            told.send(unloading).unwrap();
+            while waiting_threads() == 0 && !UNLOADED.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        },
+    );
+    let wait = Some(Duration::from_secs(5));
+    let read = device.start(ControlCode::Receive.to_u32(), &receive(wait), 4096);
+    read.wait().unwrap_err();
+    thread.recv().unwrap().join().unwrap();
 }
 
 fn time_passes_without_an_owner() {
