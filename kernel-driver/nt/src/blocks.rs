@@ -156,7 +156,7 @@ impl Class {
     }
 
     fn in_use(&self) -> usize {
-        self.in_use.load(Ordering::Relaxed)
+        self.in_use.load(Ordering::Acquire)
     }
 
     fn take(&self) -> Option<NonNull<Record>> {
@@ -174,6 +174,8 @@ impl Class {
         let mut free = self.free.lock();
         // SAFETY: the records stay as long as the class; this one is in nobody else's hands.
         unsafe { record.as_ref() }.next.set(free.0.replace(record));
+        drop(free);
+        // The last that is done here: who finds that none is in use may free the class.
         self.in_use.fetch_sub(1, Ordering::Release);
     }
 }
@@ -286,6 +288,7 @@ impl Drop for Block {
 mod tests {
     use super::*;
     use crate::stand_in;
+    use std::rc::Rc;
 
     fn blocks() -> Blocks {
         let size = |bytes, count| Size { bytes, count };
@@ -319,6 +322,18 @@ mod tests {
         // SAFETY: it is of a block, and used once.
         drop(unsafe { Block::from_word(word) });
         assert_eq!(blocks.in_use(), 0);
+    }
+
+    /// Who waits for the last block frees all of this at once.
+    #[test]
+    fn a_block_is_back_when_nothing_is_done_with_it_any_more() {
+        let blocks = Rc::new(blocks());
+        let block = blocks.take(100).unwrap();
+        let in_use = Rc::new(Cell::new(0));
+        let (seen, looked_at) = (Rc::clone(&in_use), Rc::clone(&blocks));
+        stand_in::at_release(move || seen.set(looked_at.in_use()));
+        drop(block);
+        assert_eq!((in_use.get(), blocks.in_use()), (1, 0));
     }
 
     #[test]

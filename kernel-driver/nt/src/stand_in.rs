@@ -8,7 +8,7 @@
     reason = "code of tests, which play the kernel"
 )]
 
-use core::cell::UnsafeCell;
+use core::cell::{RefCell, UnsafeCell};
 use core::mem::zeroed;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
@@ -50,6 +50,15 @@ fn block(bytes: usize) -> Layout {
     Layout::from_size_align(bytes + HEADER, HEADER).unwrap()
 }
 
+std::thread_local! {
+    static AT_RELEASE: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+}
+
+/// Runs something before each release of a spin lock by this thread.
+pub(crate) fn at_release(run: impl Fn() + 'static) {
+    AT_RELEASE.set(Some(Box::new(run)));
+}
+
 /// Where spin locks and events wait.
 static WAITING: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
 
@@ -83,6 +92,7 @@ stand_in! {
         0
     }
     ke::KeReleaseSpinLock(lock: *mut usize, _level: u8) {
+        AT_RELEASE.with_borrow(|run| run.iter().for_each(|run| run()));
         // SAFETY: the word lives as long as the lock.
         unsafe { AtomicUsize::from_ptr(lock) }.store(0, Ordering::Release);
     }
