@@ -119,7 +119,7 @@ impl ReadTimer {
 }
 
 impl Kext {
-    pub(crate) fn reads(&self) -> &Reads {
+    pub(crate) fn reads(&self) -> &'static Reads {
         &self.extension.host().reads
     }
 

@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use kext_nt_sys::io::{self, MDL};
 use kext_nt_sys::types::FALSE;
 
-use crate::boxed::{try_array, try_box};
+use crate::boxed::{Fixed, try_array};
 use crate::spin_lock::Lock;
 use crate::status::{Result, Status};
 
@@ -36,10 +36,9 @@ pub struct Size {
 ///
 /// A block keeps the memory of all of its length: if some are taken still when this goes, that memory
 /// stays for ever.
-#[expect(clippy::vec_box, reason = "records know their class by its address")]
-pub struct Blocks(Vec<Box<Class>>);
+pub struct Blocks(Vec<Fixed<Class>>);
 
-/// All blocks of one length.
+/// All blocks of one length. Its records know it by its address.
 struct Class {
     bytes: usize,
     free: Lock<Free>,
@@ -131,14 +130,14 @@ impl Drop for Blocks {
 }
 
 impl Class {
-    fn try_new(size: Size) -> Result<Box<Self>> {
+    fn try_new(size: Size) -> Result<Fixed<Self>> {
         let stride = size.bytes.max(1).next_multiple_of(ALIGNMENT);
         let bytes = stride.checked_mul(size.count.max(1));
         let memory = Memory::try_new(bytes.ok_or(Status::NO_MEMORY)?)?;
         let records = try_array(size.count, |number| {
             Record::try_new(memory.at(number * stride), size.bytes)
         })?;
-        let class = try_box(Self {
+        let class = Fixed::try_new(Self {
             bytes: size.bytes,
             free: Lock::new(Free(None)),
             in_use: AtomicUsize::new(0),
@@ -148,7 +147,7 @@ impl Class {
         // The class and its records are where they will stay.
         let mut free = class.free.lock();
         for record in class.records.iter().rev() {
-            record.class.set(&raw const *class);
+            record.class.set(class.as_ptr());
             record.next.set(free.0.replace(NonNull::from(record)));
         }
         drop(free);

@@ -1,19 +1,18 @@
 //! Deferred procedure calls: work that is done soon, at `DISPATCH_LEVEL`.
 
-use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::ptr;
 
 use kext_nt_sys::ke::{self, KDPC};
 use kext_nt_sys::types::PVOID;
 
-use crate::boxed::try_box;
+use crate::boxed::Fixed;
 use crate::global::Global;
 use crate::irql::{Dispatch, Passive};
 use crate::status::Result;
 
 /// A function of the driver's state that can be called soon.
-pub struct Deferred<T: 'static>(Box<Inner<T>>);
+pub struct Deferred<T: 'static>(Fixed<Inner<T>>);
 
 struct Inner<T: 'static> {
     dpc: UnsafeCell<KDPC>,
@@ -34,12 +33,12 @@ impl<T: Sync + 'static> Deferred<T> {
     pub fn try_new(state: &'static Global<T>, run: fn(&T, &Dispatch)) -> Result<Self> {
         // SAFETY: the object is plain numbers and pointers, for which zero is a value.
         let dpc = unsafe { core::mem::zeroed() };
-        let inner = try_box(Inner {
+        let inner = Fixed::try_new(Inner {
             dpc: UnsafeCell::new(dpc),
             state,
             run,
         })?;
-        let context = (&raw const *inner).cast_mut().cast();
+        let context = inner.as_ptr().cast();
         // SAFETY: the object is where it will stay until nobody calls it any more, and so is the
         // context.
         unsafe { ke::KeInitializeDpc(inner.dpc.get(), call::<T>, context) };
@@ -82,7 +81,7 @@ pub fn flush(_: &Passive) {
 ///
 /// Called by the kernel for an object that [`Deferred::try_new`] initialized.
 unsafe extern "win64" fn call<T: Sync + 'static>(_: *mut KDPC, context: PVOID, _: PVOID, _: PVOID) {
-    // SAFETY: the context is the box of the handle, which waits for this call before it goes.
+    // SAFETY: the context is the handle's, which waits for this call before it goes.
     let inner = unsafe { &*context.cast::<Inner<T>>() };
     if let Some(state) = inner.state.get() {
         // SAFETY: deferred calls run at DISPATCH_LEVEL.

@@ -23,9 +23,8 @@ const LIST_WORD: usize = 3;
 /// A wait without end.
 pub const FOR_EVER: u64 = u64::MAX;
 
-/// Waiting requests of one open file.
-///
-/// Its address must not change while requests wait: it lives in the driver's state.
+/// Waiting requests of one open file. It lives in the driver's state: requests that wait know it by its
+/// address.
 pub struct Pended {
     inner: Lock<Inner>,
     /// How many wait, readable without the lock.
@@ -135,7 +134,7 @@ impl Pended {
     /// file was closed, too many wait, or it is cancelled already.
     ///
     /// IRQL: up to `DISPATCH_LEVEL`.
-    pub fn put(&self, waiting: Waiting, place: Place) -> Answered {
+    pub fn put(&'static self, waiting: Waiting, place: Place) -> Answered {
         let Waiting { request, deadline } = waiting;
         let mut inner = self.inner.lock();
         if inner.file != Some(request.file()) {
@@ -242,7 +241,7 @@ fn exchange_cancel_routine(irp: NonNull<IRP>, routine: Option<DRIVER_CANCEL>) ->
 }
 
 /// Writes into a request that is ours where it waits.
-fn remember_list(mut irp: NonNull<IRP>, list: &Pended) {
+fn remember_list(mut irp: NonNull<IRP>, list: &'static Pended) {
     // SAFETY: the request is ours.
     let irp = unsafe { irp.as_mut() };
     // SAFETY: in a request of a driver this arm of the union holds.
@@ -287,16 +286,17 @@ unsafe extern "win64" fn cancel(_: *mut DEVICE_OBJECT, irp: *mut IRP) {
 mod tests {
     use super::*;
     use crate::stand_in::FakeIrp;
+    use std::boxed::Box;
 
     const FILE: FileId = FileId(0x1000);
 
-    fn list() -> Pended {
-        let list = Pended::try_new(3).unwrap();
+    fn list() -> &'static Pended {
+        let list = Box::leak(Box::new(Pended::try_new(3).unwrap()));
         list.open(FILE);
         list
     }
 
-    fn put(list: &Pended, irp: &FakeIrp, deadline: u64) -> i32 {
+    fn put(list: &'static Pended, irp: &FakeIrp, deadline: u64) -> i32 {
         let request = irp.request();
         list.put(Waiting { request, deadline }, Place::Last)
             .status()
@@ -309,7 +309,7 @@ mod tests {
         let list = list();
         let irps = [const { FakeIrp::new(FILE.0) }; 3];
         for (irp, deadline) in irps.iter().zip([30, 10, 20]) {
-            assert_eq!(put(&list, irp, deadline), PENDING);
+            assert_eq!(put(list, irp, deadline), PENDING);
             assert!(irp.is_pending());
         }
         assert!(!list.is_empty());
@@ -334,7 +334,7 @@ mod tests {
         let list = list();
         let irps = [const { FakeIrp::new(FILE.0) }; 2];
         for irp in &irps {
-            assert_eq!(put(&list, irp, FOR_EVER), PENDING);
+            assert_eq!(put(list, irp, FOR_EVER), PENDING);
         }
         irps[0].cancel();
         assert_eq!(irps[0].answer(), Some((STATUS_CANCELLED, 0)));
@@ -351,7 +351,7 @@ mod tests {
     fn who_cancels_has_the_request_from_the_exchange_on() {
         let list = list();
         let irp = FakeIrp::new(FILE.0);
-        put(&list, &irp, 5);
+        put(list, &irp, 5);
         let routine = irp.start_cancel().unwrap();
         assert!(list.take_first().is_none());
         assert!(list.take_due(5).is_none());
@@ -367,7 +367,7 @@ mod tests {
         let list = list();
         let irp = FakeIrp::new(FILE.0);
         irp.cancel();
-        assert_eq!(put(&list, &irp, FOR_EVER), PENDING);
+        assert_eq!(put(list, &irp, FOR_EVER), PENDING);
         assert_eq!(irp.answer(), Some((STATUS_CANCELLED, 0)));
         assert!(list.is_empty());
     }
@@ -376,13 +376,13 @@ mod tests {
     fn a_closed_file_and_a_full_list_are_refused() {
         let list = list();
         let other = FakeIrp::new(7);
-        assert_eq!(put(&list, &other, 1), STATUS_FILE_CLOSED);
+        assert_eq!(put(list, &other, 1), STATUS_FILE_CLOSED);
         assert_eq!(other.answer(), Some((STATUS_FILE_CLOSED, 0)));
         let irps = [const { FakeIrp::new(FILE.0) }; 4];
         for irp in &irps[..3] {
-            assert_eq!(put(&list, irp, 1), PENDING);
+            assert_eq!(put(list, irp, 1), PENDING);
         }
-        assert_eq!(put(&list, &irps[3], 1), STATUS_QUOTA_EXCEEDED);
+        assert_eq!(put(list, &irps[3], 1), STATUS_QUOTA_EXCEEDED);
         let first = list.take_first().unwrap();
         assert!(list.close(FILE));
         // What was pending stays so, for who reads the dispatch routine's answer.

@@ -3,7 +3,6 @@
 //! Own code over an event: the executive's rundown protection does the same, but is not everywhere
 //! where this driver is run.
 
-use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +10,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use kext_nt_sys::ke::{self, KEVENT};
 use kext_nt_sys::types::FALSE;
 
-use crate::boxed::try_box;
+use crate::boxed::Fixed;
 use crate::irql::Passive;
 use crate::status::Result;
 
@@ -21,7 +20,7 @@ const ENDING: usize = 1;
 const ONE: usize = 2;
 
 /// How many things are under way, and whether new ones may begin.
-pub struct Rundown(Box<Inner>);
+pub struct Rundown(Fixed<Inner>);
 
 struct Inner {
     /// [`ONE`] for each thing under way, and [`ENDING`].
@@ -41,7 +40,7 @@ impl Rundown {
     pub fn try_new() -> Result<Self> {
         // SAFETY: an event is plain numbers and pointers, for which zero is a value.
         let event = unsafe { core::mem::zeroed() };
-        let inner = try_box(Inner {
+        let inner = Fixed::try_new(Inner {
             state: AtomicUsize::new(0),
             over: UnsafeCell::new(event),
         })?;

@@ -1,6 +1,5 @@
 //! The filter engine's service: whether it runs, and when that changes.
 
-use alloc::boxed::Box;
 use core::ptr;
 
 use kext_nt_sys::fwpm::{
@@ -9,7 +8,7 @@ use kext_nt_sys::fwpm::{
 };
 use kext_nt_sys::types::{HANDLE, PVOID};
 
-use crate::boxed::try_box;
+use crate::boxed::Fixed;
 use crate::device::ControlDevice;
 use crate::global::Global;
 use crate::irql::Passive;
@@ -26,7 +25,7 @@ pub fn is_running() -> bool {
 /// Has a function called whenever the service starts or stops.
 pub struct Changes<T: 'static> {
     handle: HANDLE,
-    _context: Box<Context<T>>,
+    _context: Fixed<Context<T>>,
 }
 
 struct Context<T: 'static> {
@@ -51,14 +50,14 @@ impl<T: Sync + 'static> Changes<T> {
         run: fn(&T, running: bool),
         _: &Passive,
     ) -> Result<Self> {
-        let context = try_box(Context { state, run })?;
+        let context = Fixed::try_new(Context { state, run })?;
         let mut handle = ptr::null_mut();
         // SAFETY: at PASSIVE_LEVEL; the context stays until the subscription has ended.
         let status = unsafe {
             FwpmBfeStateSubscribeChanges0(
                 device.object().cast(),
                 changed::<T>,
-                (&raw const *context).cast_mut().cast(),
+                context.as_ptr().cast(),
                 &raw mut handle,
             )
         };

@@ -1,13 +1,12 @@
 //! Timers: work that is done later, at `DISPATCH_LEVEL`.
 
-use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use kext_nt_sys::ke::{self, KTIMER};
 
-use crate::boxed::try_box;
+use crate::boxed::Fixed;
 use crate::deferred::{Deferred, flush};
 use crate::global::Global;
 use crate::irql::{Dispatch, Passive};
@@ -16,7 +15,7 @@ use crate::time::units;
 
 /// A function of the driver's state that can be called later.
 pub struct Timer<T: Sync + 'static> {
-    object: Box<UnsafeCell<KTIMER>>,
+    object: Fixed<UnsafeCell<KTIMER>>,
     deferred: Deferred<T>,
     stopped: AtomicBool,
 }
@@ -32,7 +31,7 @@ impl<T: Sync + 'static> Timer<T> {
     /// IRQL: up to `DISPATCH_LEVEL`.
     pub fn try_new(state: &'static Global<T>, run: fn(&T, &Dispatch)) -> Result<Self> {
         // SAFETY: the object is plain numbers and pointers, for which zero is a value.
-        let timer = try_box(UnsafeCell::new(unsafe { core::mem::zeroed() }))?;
+        let timer = Fixed::try_new(UnsafeCell::new(unsafe { core::mem::zeroed() }))?;
         // SAFETY: the object is where it will stay until it is cancelled for good.
         unsafe { ke::KeInitializeTimerEx(timer.get(), ke::NotificationTimer) };
         Ok(Self {

@@ -1,13 +1,12 @@
 //! Work items: work that is done soon by a thread of the system, at `PASSIVE_LEVEL`.
 
-use alloc::boxed::Box;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use kext_nt_sys::io::{self, DEVICE_OBJECT};
 use kext_nt_sys::types::{IO_WORKITEM, PVOID};
 
-use crate::boxed::try_box;
+use crate::boxed::Fixed;
 use crate::device::ControlDevice;
 use crate::global::Global;
 use crate::irql::Passive;
@@ -15,7 +14,7 @@ use crate::rundown::Rundown;
 use crate::status::{Result, Status};
 
 /// A function of the driver's state that a thread of the system can be asked to call.
-pub struct WorkItem<T: 'static>(Box<Inner<T>>);
+pub struct WorkItem<T: 'static>(Fixed<Inner<T>>);
 
 struct Inner<T: 'static> {
     item: NonNull<IO_WORKITEM>,
@@ -45,7 +44,7 @@ impl<T: Sync + 'static> WorkItem<T> {
         // SAFETY: the device exists as long as its handle.
         let item = unsafe { io::IoAllocateWorkItem(device.object()) };
         let item = NonNull::new(item).ok_or(Status::NO_MEMORY)?;
-        let inner = try_box(Inner {
+        let inner = Fixed::try_new(Inner {
             item,
             asked: AtomicU32::new(0),
             calls,
@@ -68,7 +67,7 @@ impl<T: Sync + 'static> WorkItem<T> {
         if inner.asked.fetch_add(1, Ordering::AcqRel) != 0 || !inner.calls.begin() {
             return;
         }
-        let context = (&raw const *inner).cast_mut().cast();
+        let context = self.0.as_ptr().cast();
         // SAFETY: the item is neither queued nor running, as the count says, and its handle waits for
         // the call.
         unsafe {
@@ -103,7 +102,7 @@ impl<T> Drop for WorkItem<T> {
 ///
 /// Called by the kernel for an item that [`WorkItem::queue`] queued.
 unsafe extern "win64" fn call<T: Sync + 'static>(_: *mut DEVICE_OBJECT, context: PVOID) {
-    // SAFETY: the context is the box of the handle, which waits for this call before it goes.
+    // SAFETY: the context is the handle's, which waits for this call before it goes.
     let inner = unsafe { &*context.cast::<Inner<T>>() };
     // Bound: as many calls of `queue` as come while it runs.
     loop {
