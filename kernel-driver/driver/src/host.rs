@@ -1,10 +1,12 @@
 //! The Windows kernel as the extension's host: clock, randomness, memory for packets, and their leaving.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
 use kext_extension::{Host, InjectError, Injection};
 use kext_nt::blocks::{Block, Blocks, Size};
+use kext_nt::boxed::try_box;
 use kext_nt::injection::{Injector, Interface, Target};
 use kext_nt::irql::Passive;
 use kext_nt::layer::Family;
@@ -17,7 +19,8 @@ use kext_types::{Arrival, Direction, IpVersion, MAX_PACKET_LEN, Reason, Timestam
 use kext_wire::hello::HostKind;
 
 use crate::checksums;
-use crate::kext::is_loopback_here;
+use crate::kext::{is_loopback_here, nests_here};
+use crate::leaving::{Later, Leaving};
 use crate::reads::Reads;
 
 /// Memory for packets that leave: as many short ones as can be held, and some of the longer ones.
@@ -40,7 +43,10 @@ const BLOCKS: [Size; 3] = [
 pub(crate) struct WfpHost {
     pub(crate) reads: Reads,
     pub(crate) injector: Injector,
+    later: Box<Later>,
     blocks: Blocks,
+    /// Packets that were counted as gone, and could not be let go when they had a stack of their own.
+    lost: AtomicU32,
     /// What the clock of the machine's start showed in nanoseconds since 1970: the time goes on from
     /// there, whoever sets the clock meanwhile.
     started: u64,
@@ -54,7 +60,9 @@ impl WfpHost {
         Ok(Self {
             reads: Reads::try_new()?,
             injector: Injector::try_new()?,
+            later: try_box(Later::try_new(BLOCKS.iter().map(|size| size.count).sum())?)?,
             blocks: Blocks::try_new(&BLOCKS)?,
+            lost: AtomicU32::new(0),
             started: started.saturating_mul(time::NANOS_PER_UNIT),
             random: AtomicU64::new(random::random(passive)?),
         })
@@ -65,6 +73,11 @@ impl WfpHost {
         const PAUSE: Duration = Duration::from_millis(1);
         const LONG: u32 = 1_000;
         self.reads.stop(passive);
+        // Nothing is shown any more, so none of these comes again.
+        // Bound: the packets that wait.
+        while let Some(leaving) = self.later.pop() {
+            self.inject_now(leaving);
+        }
         self.injector.stop(passive);
         // The handles' end is said to wait for every completion. Should it not, this does.
         // Bound: none. Going on while completions are to come would stop the machine.
@@ -76,6 +89,9 @@ impl WfpHost {
                 log::error(c"packets are on their way still", Status(STATUS_PENDING));
             }
             time::sleep(passive, PAUSE);
+        }
+        if self.lost.load(Ordering::Relaxed) > 0 {
+            log::info(c"permitted packets were lost, as they could not be let go");
         }
     }
 
@@ -120,10 +136,32 @@ impl WfpHost {
             IpVersion::V4 => Family::V4,
             IpVersion::V6 => Family::V6,
         };
-        let passes = usize::from(arrival.passes.saturating_add(1));
-        self.injector
-            .inject(block, len, family, target, arrival.compartment, passes)
-            .map_err(|_| InjectError)
+        let leaving = Leaving {
+            block,
+            len,
+            family,
+            target,
+            compartment: arrival.compartment,
+            passes: usize::from(arrival.passes.saturating_add(1)),
+        };
+        let left = if nests_here() || !self.later.is_empty() {
+            self.later.push(leaving)
+        } else {
+            leaving.inject(&self.injector)
+        };
+        left.map_err(|_| InjectError)
+    }
+
+    /// Injects some of the packets that wait for a stack of their own.
+    pub(crate) fn inject_some(&self) {
+        self.later.take_some(|leaving| self.inject_now(leaving));
+    }
+
+    /// Injects a packet that was counted as gone already.
+    fn inject_now(&self, leaving: Leaving) {
+        if leaving.inject(&self.injector).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

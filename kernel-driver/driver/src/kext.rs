@@ -65,14 +65,18 @@ pub(crate) struct Here {
     pub(crate) lane: Lane<'static>,
     /// Packets of this machine to itself are being presented.
     loopback: Cell<bool>,
+    /// How many presentations nest.
+    depth: Cell<u8>,
 }
 
 impl Here {
-    /// Runs something while packets of this machine to itself are presented, or others. On one
+    /// Runs something while packets are presented: of this machine to itself, or others. On one
     /// processor presentations nest: a packet that is injected may be shown before that returns.
-    pub(crate) fn while_loopback<T>(&self, loopback: bool, run: impl FnOnce() -> T) -> T {
+    pub(crate) fn while_presenting<T>(&self, loopback: bool, run: impl FnOnce() -> T) -> T {
         let before = self.loopback.replace(loopback);
+        let depth = self.depth.replace(self.depth.get().saturating_add(1));
         let result = run();
+        self.depth.set(depth);
         self.loopback.set(before);
         result
     }
@@ -80,9 +84,17 @@ impl Here {
 
 /// Whether a packet of this machine to itself is being presented on this processor.
 pub(crate) fn is_loopback_here() -> bool {
-    KEXT.get().is_some_and(|kext| {
-        at_dispatch(|dispatch| kext.here(dispatch).is_some_and(|here| here.loopback.get()))
-    })
+    is_here(|here| here.loopback.get())
+}
+
+/// Whether a presentation on this processor is inside of another one.
+pub(crate) fn nests_here() -> bool {
+    is_here(|here| here.depth.get() > 1)
+}
+
+fn is_here(is_so: impl FnOnce(&Here) -> bool) -> bool {
+    KEXT.get()
+        .is_some_and(|kext| at_dispatch(|dispatch| kext.here(dispatch).is_some_and(is_so)))
 }
 
 impl Kext {
@@ -99,6 +111,7 @@ impl Kext {
             processors: PerProcessor::try_new(|number| Here {
                 lane: extension.lane(number),
                 loopback: Cell::new(false),
+                depth: Cell::new(0),
             })?,
             tick: Timer::try_new(&KEXT, Self::tick)?,
             ticks: AtomicU32::new(0),

@@ -6,6 +6,7 @@
 //! | `control` | requests of programs to the extension's dispatcher |
 //! | `reads` | requests that wait, and what ends their waiting |
 //! | `host` | the extension to clock, randomness and packets that leave |
+//! | `leaving` | packets that leave at once, or a moment later |
 //! | `filtering` | callouts and filters to the filter engine |
 //! | `packets` | packets that the filter engine shows to the extension |
 //! | `flows` | processes and ends of connections, as the filter engine knows them |
@@ -25,6 +26,7 @@ mod filtering;
 mod flows;
 mod host;
 mod kext;
+mod leaving;
 mod packets;
 mod passed;
 mod payload;

@@ -96,7 +96,7 @@ fn classify(mut call: Classify<'_>, layer: &Layer, direction: Direction) {
     let packets = call.packets(layer);
     let fate = at_dispatch(|dispatch| {
         kext.here(dispatch).map_or(Fate::PassOn, |here| {
-            here.while_loopback(shown.loopback, || kext.present(here, &packets, &shown))
+            here.while_presenting(shown.loopback, || kext.present(here, &packets, &shown))
         })
     });
     match fate {

@@ -55,7 +55,7 @@ pub use exports::implemented;
 pub use faults::{Faults, clear as clear_faults, failed as failed_calls, set as set_faults};
 pub use security::Caller;
 pub use sim::{
-    Device, LoadError, Pending, Sim, Status, at_call, guard_pages, kept_requests,
+    Device, LoadError, Pending, Sim, Status, at_call, classify, guard_pages, kept_requests,
     set_engine_running, waiting_threads,
 };
 pub use wfp::ale::{Endpoint, Held};

@@ -385,6 +385,11 @@ pub fn at_call(
     moment::at(function, when, work);
 }
 
+/// As [`Sim::classify`], from inside of [`at_call`].
+pub fn classify(packet: &Packet) -> Classified {
+    classify::packet(packet)
+}
+
 /// How many threads in the driver wait.
 pub fn waiting_threads() -> usize {
     dispatcher::waiting()

@@ -4,6 +4,7 @@ mod captures;
 mod device;
 mod flows;
 mod lists;
+mod nested;
 mod packets;
 mod traffic;
 mod transport;
@@ -38,6 +39,7 @@ static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| {
         packets::TESTS,
         flows::TESTS,
         lists::TESTS,
+        nested::TESTS,
         captures::TESTS,
     ]
     .concat()
