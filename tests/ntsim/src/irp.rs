@@ -56,6 +56,7 @@ pub(crate) struct Request {
     buffer: usize,
     device: usize,
     file: usize,
+    input: usize,
     output: usize,
     buffered: bool,
     end: Mutex<Option<End>>,
@@ -161,6 +162,7 @@ fn build(device: usize, major: u8, file: usize, parameters: &Parameters<'_>) -> 
         buffer: 0,
         device,
         file,
+        input: 0,
         output: 0,
         buffered: true,
         end: Mutex::new(None),
@@ -182,7 +184,13 @@ fn build(device: usize, major: u8, file: usize, parameters: &Parameters<'_>) -> 
             let size = input.len().max(output);
             if size > 0 {
                 let buffer = heap::allocate(Kind::SystemBuffer, size, 0);
-                guest::bytes_mut(buffer, input.len(), "a buffer").copy_from_slice(input);
+                let bytes = guest::bytes_mut(buffer, size, "a buffer");
+                let (start, rest) = bytes.split_at_mut(input.len());
+                start.copy_from_slice(input);
+                for (place, byte) in rest.iter_mut().enumerate() {
+                    *byte = unwritten(input.len() + place);
+                }
+                request.input = input.len();
                 request.buffer = buffer.expose_provenance();
                 irp.AssociatedIrp.SystemBuffer = buffer.cast();
             }
@@ -231,7 +239,7 @@ fn finish(request: &Arc<Request>, status: NTSTATUS, information: usize) {
     }
     // Warnings copy what there is, errors nothing.
     let copies = request.buffered && status.cast_unsigned() >> 30 != 3;
-    if copies && information > request.output && request.buffer != 0 {
+    if copies && information > request.output {
         violation!(
             Irp,
             "a request is completed with {information} bytes; there is room for {}",
@@ -243,6 +251,13 @@ fn finish(request: &Arc<Request>, status: NTSTATUS, information: usize) {
     } else {
         Vec::new()
     };
+    if let Some(place) = never_written(&output, request.input) {
+        violation!(
+            Irp,
+            "a request is completed with {information} bytes, of which those from {place} on were never \
+             written: they are the kernel's"
+        );
+    }
     let marked = control(request.irp) & SL_PENDING_RETURNED != 0;
     with(|requests| requests.remove(&request.irp));
     let site = observe::site();
@@ -257,6 +272,32 @@ fn finish(request: &Arc<Request>, status: NTSTATUS, information: usize) {
     });
     drop(end);
     dispatcher::notify();
+}
+
+/// What stands at a place of a buffer behind its input before anybody writes there: another byte at each,
+/// so that what is written there is hardly ever the same.
+fn unwritten(place: usize) -> u8 {
+    (place as u64)
+        .wrapping_add(1)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .to_be_bytes()[1]
+}
+
+/// Where bytes behind the input begin that are as they were: so many in a row that it is no chance.
+fn never_written(output: &[u8], input: usize) -> Option<usize> {
+    const IN_A_ROW: usize = 6;
+    let mut same = 0;
+    for (place, byte) in output.iter().enumerate().skip(input) {
+        same = if *byte == unwritten(place) {
+            same + 1
+        } else {
+            0
+        };
+        if same == IN_A_ROW {
+            return Some(place + 1 - IN_A_ROW);
+        }
+    }
+    None
 }
 
 fn buffer_at(address: usize) -> *mut u8 {

@@ -250,6 +250,7 @@ tests! {
     IrpMarkedButNotPended as Irp "marked a request pending and returned 0x0" by waits(Defect::IrpMarkedButNotPended);
     IrpWrittenAfter as UseAfterFree "of what was a request";
     IrpReadAfter as UseAfterFree "in what was a request" by irp_read_after_completion_faults();
+    IrpUnwrittenBytes as Irp "those from 10 on were never written";
     IrpTooManyBytes as Irp "completed with 17 bytes; there is room for 16";
     IrpOtherStatus as Irp "completed the request with 0x0";
     IrpCompletedPending as Irp "completed with STATUS_PENDING";

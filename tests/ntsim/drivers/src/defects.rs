@@ -93,6 +93,8 @@ defects! {
     IrpReadAfter,
     /// More bytes are returned than there is room for.
     IrpTooManyBytes,
+    /// Bytes are returned that nobody has written.
+    IrpUnwrittenBytes,
     /// Another status is returned than the request has.
     IrpOtherStatus,
     /// A request is completed with `STATUS_PENDING`.
@@ -460,6 +462,9 @@ pub(crate) unsafe fn on_request(irp: *mut IRP) -> NTSTATUS {
         complete(irp, STATUS_SUCCESS, 0);
         (&raw const (*irp).Flags).read_volatile();
         return STATUS_SUCCESS;
+    } else if is(Defect::IrpUnwrittenBytes) {
+        // The input has 10 bytes.
+        return complete(irp, STATUS_SUCCESS, 16);
     } else if is(Defect::IrpTooManyBytes) {
         return complete(
             irp,
