@@ -90,6 +90,11 @@ impl WfpHost {
             }
             time::sleep(passive, PAUSE);
         }
+        if self.injector.refused() > 0 {
+            log::info(
+                c"packets were injected that the network stack refused, for instance as too large",
+            );
+        }
         if self.lost.load(Ordering::Relaxed) > 0 {
             log::info(c"permitted packets were lost, as they could not be let go");
         }

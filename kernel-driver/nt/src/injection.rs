@@ -1,7 +1,7 @@
 //! Injection: packets of ours that go on their way, and how to know them when they come by again.
 
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use kext_nt_sys::fwps::{
     FWPS_INJECTION_TYPE_NETWORK, FWPS_PACKET_INJECTED_BY_SELF,
@@ -51,6 +51,9 @@ pub enum Target {
     /// It is sent.
     Send,
 }
+
+/// Injections that were begun and did not succeed: the stack says so in their completion.
+static REFUSED: AtomicU32 = AtomicU32::new(0);
 
 /// Injects packets.
 pub struct Injector {
@@ -131,6 +134,12 @@ impl Injector {
                 let _ = unsafe { FwpsInjectionHandleDestroy0(handle) };
             }
         }
+    }
+
+    /// How many packets the stack has taken and not let go, for instance as they are larger than the
+    /// network takes.
+    pub fn refused(&self) -> u32 {
+        REFUSED.load(Ordering::Relaxed)
     }
 
     fn place(&self, family: Family, way: Way) -> &AtomicPtr<core::ffi::c_void> {
@@ -227,7 +236,7 @@ impl Injector {
         let injected = Status::check(status);
         if injected.is_err() {
             // SAFETY: the completion is not called if the call fails.
-            unsafe { completed(block, list, 0) };
+            unsafe { give_back(block, list) };
         }
         injected
     }
@@ -243,12 +252,27 @@ impl Drop for Injector {
     }
 }
 
-/// The end of an injection: all that was taken for it goes back.
+/// The end of an injection.
 ///
 /// # Safety
 ///
 /// Called once for each list that [`Injector::inject`] made, with its block.
 unsafe extern "win64" fn completed(block: PVOID, list: *mut NET_BUFFER_LIST, _: BOOLEAN) {
+    // SAFETY: the list is ours.
+    let status = unsafe { (*list).Status };
+    if Status::check(status).is_err() {
+        REFUSED.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: as the caller says.
+    unsafe { give_back(block, list) };
+}
+
+/// All that was taken for an injection goes back.
+///
+/// # Safety
+///
+/// Called once for each list that [`Injector::inject`] made, with its block.
+unsafe fn give_back(block: PVOID, list: *mut NET_BUFFER_LIST) {
     // SAFETY: the list is ours, and nobody uses it any more.
     unsafe { FwpsFreeNetBufferList0(list) };
     // SAFETY: the word is of the list's block, and this is called once.

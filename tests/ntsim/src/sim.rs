@@ -390,6 +390,11 @@ pub fn classify(packet: &Packet) -> Classified {
     classify::packet(packet)
 }
 
+/// As [`Sim::messages`], also when the driver is unloaded.
+pub fn messages() -> Vec<String> {
+    misc::messages()
+}
+
 /// How many threads in the driver wait.
 pub fn waiting_threads() -> usize {
     dispatcher::waiting()

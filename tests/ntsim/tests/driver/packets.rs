@@ -4,7 +4,7 @@ use kext_client::{FLUSH_INTERVAL, PayloadMode, Received, Request, Session, Wait}
 use kext_ntsim::harness::Test;
 use kext_ntsim::{
     Classified, Completion, Direction, Endpoint, Faults, LoadError, Packet, Sim, Status,
-    clear_faults, deepest_stack, guard_pages, set_engine_running, set_faults,
+    clear_faults, deepest_stack, guard_pages, messages, set_engine_running, set_faults,
 };
 use kext_types::{Decision, Verdict};
 
@@ -509,6 +509,8 @@ fn injections_complete_when_they_like() {
         close(session);
         sim.unload();
         assert!(sim_is_empty());
+        let said = messages().join("\n");
+        assert!(said.contains("the network stack refused"), "{said}");
     }
 }
 
