@@ -9,6 +9,7 @@ use crate::Engine;
 use crate::action::{self, Action, Fate, Met, Settled};
 use crate::counters::{Lane, Obligation, Tally};
 use crate::fragments::{EARLY_FRAGMENTS, FragmentTable, Later, Origin};
+use crate::packet_bytes::{PacketBytes, has_all};
 use crate::packet_cache::{Hold, PacketsGuard};
 use crate::settings::Policies;
 use crate::verdict_cache::Hit;
@@ -79,13 +80,24 @@ pub(crate) struct Presented<'a> {
     pub(crate) counters: Tally<'a>,
 }
 
+/// A packet that its headers and the verdict cache alone do not decide.
+///
+/// It is made where that is known, and nowhere else: headers of other packets are never in memory.
+struct Undecided {
+    headers: Headers,
+    /// Its flow's hash, and fate if it is cached, where that was looked up.
+    known: Option<(u64, Option<Fate>)>,
+    /// Whether it waited, and comes again.
+    again: bool,
+}
+
 impl Presented<'_> {
-    fn settle(self, obligation: Obligation<'_>, action: Action) -> Classified<'_> {
+    fn settle<'a>(&self, obligation: Obligation<'a>, action: Action) -> Classified<'a> {
         settle(obligation, action, Some(self.headers))
     }
 
     /// What came of a packet that was to be held.
-    fn after_hold(self, hold: Hold, obligation: Obligation<'_>) -> Classified<'_> {
+    fn after_hold<'a>(&self, hold: Hold, obligation: Obligation<'a>) -> Classified<'a> {
         match hold {
             Hold::Held { request_raised } => {
                 obligation.hold();
@@ -124,17 +136,20 @@ impl<R: RawLock> Engine<R> {
         self.classify_counted(obligation, bytes, on_wire, arrival, now, false)
     }
 
-    /// The same, counted in a [lane](Engine::lane).
+    /// The same of a packet that may be in pieces, counted in a [lane](Engine::lane).
+    ///
+    /// A packet whose pieces cannot be put together where that is necessary goes the way of one that
+    /// cannot be parsed.
     pub fn classify_on<'a>(
         &'a self,
         lane: &'a Lane<'_>,
-        bytes: &[u8],
+        packet: &(impl PacketBytes + ?Sized),
         on_wire: usize,
         arrival: &Arrival,
         now: Timestamp,
     ) -> Classified<'a> {
         let obligation = lane.tally().present();
-        self.classify_counted(obligation, bytes, on_wire, arrival, now, false)
+        self.classify_counted(obligation, packet, on_wire, arrival, now, false)
     }
 
     /// Decides what happens to a fragment from [`Engine::next_early`], whose first one has come
@@ -155,7 +170,7 @@ impl<R: RawLock> Engine<R> {
     fn classify_counted<'a>(
         &'a self,
         obligation: Obligation<'a>,
-        bytes: &[u8],
+        packet: &(impl PacketBytes + ?Sized),
         on_wire: usize,
         arrival: &Arrival,
         now: Timestamp,
@@ -169,9 +184,9 @@ impl<R: RawLock> Engine<R> {
         if arrival.passes > 0 {
             return settle(obligation, Action::Permit(Reason::PermittedInjected), None);
         }
-        let headers = match Headers::parse(bytes, on_wire) {
-            Ok(headers) => headers,
-            Err(error) => {
+        let headers = match Headers::parse(packet.first(), on_wire) {
+            Ok(headers) if !packet.has_more() || has_all(&headers) => headers,
+            Err(error) if !packet.has_more() => {
                 // A dishonest fragment is an attack on whoever reassembles it (RFC 1858, RFC 3128).
                 let action = if error.kind.is_bad_fragment() {
                     Action::Block(Reason::BlockedFragment)
@@ -180,6 +195,7 @@ impl<R: RawLock> Engine<R> {
                 };
                 return settle(obligation, action, None);
             }
+            _ => return self.classify_whole(obligation, packet, on_wire, arrival, now, again),
         };
         // What most packets are: whole, and of a cached flow whose verdict needs no more of them.
         let origin = Origin::of(&headers, arrival.direction);
@@ -199,7 +215,38 @@ impl<R: RawLock> Engine<R> {
         } else {
             None
         };
-        let presented = Presented {
+        let undecided = Undecided {
+            headers,
+            known,
+            again,
+        };
+        self.classify_undecided(obligation, packet, undecided, arrival, now)
+    }
+
+    /// Decides what happens to a packet that its headers and the verdict cache alone do not decide.
+    // Not inlined: its frame would be added to that of its callers.
+    #[inline(never)]
+    fn classify_undecided<'a>(
+        &'a self,
+        obligation: Obligation<'a>,
+        packet: &(impl PacketBytes + ?Sized),
+        undecided: Undecided,
+        arrival: &Arrival,
+        now: Timestamp,
+    ) -> Classified<'a> {
+        let Undecided {
+            headers,
+            known,
+            again,
+        } = undecided;
+        // Those that were read before may have been replaced: either are of the time of this packet.
+        let (counters, policies) = (obligation.tally(), self.settings.policies());
+        let origin = Origin::of(&headers, arrival.direction);
+        let Some(bytes) = packet.all() else {
+            let action = Action::of_policy(policies.unparsable(), &action::UNPARSABLE);
+            return settle(obligation, action, None);
+        };
+        let mut presented = Presented {
             // Link-layer padding behind the packet is no part of it.
             bytes: bytes.get(..headers.total_len as usize).unwrap_or(bytes),
             headers,
@@ -211,10 +258,26 @@ impl<R: RawLock> Engine<R> {
         };
         match known {
             Some((hash, fate)) => {
-                self.classify_flow(obligation, presented, origin.flow, hash, fate)
+                self.classify_flow(obligation, &presented, origin.flow, hash, fate.as_ref())
             }
-            None => self.classify_special(obligation, presented, origin, again),
+            None => self.classify_special(obligation, &mut presented, again),
         }
+    }
+
+    /// The same of a packet whose headers are not all in its first bytes.
+    #[cold]
+    #[inline(never)]
+    fn classify_whole<'a>(
+        &'a self,
+        obligation: Obligation<'a>,
+        packet: &(impl PacketBytes + ?Sized),
+        on_wire: usize,
+        arrival: &Arrival,
+        now: Timestamp,
+        again: bool,
+    ) -> Classified<'a> {
+        let bytes = packet.all().unwrap_or_default();
+        self.classify_counted(obligation, bytes, on_wire, arrival, now, again)
     }
 
     /// Decides what happens to a fragment, an ICMP error or infrastructure.
@@ -222,14 +285,14 @@ impl<R: RawLock> Engine<R> {
     fn classify_special<'a>(
         &'a self,
         obligation: Obligation<'a>,
-        mut packet: Presented<'_>,
-        origin: Origin,
+        packet: &mut Presented<'_>,
         again: bool,
     ) -> Classified<'a> {
+        let origin = Origin::of(&packet.headers, packet.arrival.direction);
         let origin = if packet.headers.fragment.is_none() {
             origin
         } else {
-            match self.origin_of(&packet, origin, again) {
+            match self.origin_of(packet, origin, again) {
                 Belonging::To(origin) => origin,
                 Belonging::Ends(action) => return packet.settle(obligation, action),
                 // RFC 5722 §4, RFC 8200 §4.5: nobody is told.
@@ -249,15 +312,15 @@ impl<R: RawLock> Engine<R> {
         }
         // The rule of the flow that an ICMP error is about comes before one for its own two ends.
         if packet.headers.is_icmp_error() {
-            match self.join(&mut packet) {
+            match self.join(packet) {
                 Joined::Cached(action) => return packet.settle(obligation, action),
                 Joined::Pending(hold, _packets) => return packet.after_hold(hold, obligation),
                 Joined::UnknownFlow => {}
             }
         }
         let hash = self.hasher.hash(&origin.flow);
-        let fate = self.hit_by(&packet, hash, &origin.flow);
-        self.classify_flow(obligation, packet, origin.flow, hash, fate)
+        let fate = self.hit_by(packet, hash, &origin.flow);
+        self.classify_flow(obligation, packet, origin.flow, hash, fate.as_ref())
     }
 
     /// Decides what happens to a packet of a flow, whose fate is known or not.
@@ -268,24 +331,24 @@ impl<R: RawLock> Engine<R> {
     fn classify_flow<'a>(
         &'a self,
         obligation: Obligation<'a>,
-        packet: Presented<'_>,
+        packet: &Presented<'_>,
         flow: FlowKey,
         hash: u64,
-        fate: Option<Fate>,
+        fate: Option<&Fate>,
     ) -> Classified<'a> {
         let flow = &flow;
         if let Some(fate) = fate {
-            let action = self.cached_action(&packet, hash, flow, &fate);
+            let action = self.cached_action(packet, hash, flow, fate);
             return packet.settle(obligation, action);
         }
-        if let Some(reason) = self.permitted_unasked(&packet, flow) {
+        if let Some(reason) = self.permitted_unasked(packet, flow) {
             return packet.settle(obligation, Action::Permit(reason));
         }
         let mut packets = self.packets.lock();
         // The verdict may have come since the look-up before; from here on it cannot.
-        if let Some(fate) = self.hit_by(&packet, hash, flow) {
+        if let Some(fate) = self.hit_by(packet, hash, flow) {
             drop(packets);
-            let action = self.cached_action(&packet, hash, flow, &fate);
+            let action = self.cached_action(packet, hash, flow, &fate);
             return packet.settle(obligation, action);
         }
         // Under the lock, or what is told meanwhile could be missed.
@@ -296,7 +359,7 @@ impl<R: RawLock> Engine<R> {
         };
         let packet = Presented {
             arrival: &arrival,
-            ..packet
+            ..*packet
         };
         let hold = packets.hold(hash, flow, &packet);
         // Still under the lock, so that nobody lets it go before it is counted as held.

@@ -35,6 +35,7 @@ mod ids;
 mod limiter;
 mod list;
 mod memory;
+mod packet_bytes;
 mod packet_cache;
 mod pending;
 mod process_paths;
@@ -62,6 +63,7 @@ pub use counters::{Counters, Lane, Obligation, Totals};
 pub use fragments::EARLY_FRAGMENTS;
 pub use ids::NotHeld;
 pub use memory::OutOfMemory;
+pub use packet_bytes::PacketBytes;
 pub use packet_cache::{Delivery, HeldPacket};
 pub use release::Releases;
 

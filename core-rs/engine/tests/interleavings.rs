@@ -673,7 +673,7 @@ fn no_reader_sleeps_beside_a_request() {
                     let now = Timestamp::from_nanos(START);
                     match scene
                         .engine
-                        .classify_on(&lane, &packet, packet.len(), &arrival, now)
+                        .classify_on(&lane, &packet[..], packet.len(), &arrival, now)
                     {
                         Classified::Held {
                             request_raised: true,

@@ -1,6 +1,8 @@
 //! Packets: what the engine decides is done here, then counted.
 
-use kext_engine::{Action, Classified, EARLY_FRAGMENTS, EarlyFragment, Lane, Release, Settled};
+use kext_engine::{
+    Action, Classified, EARLY_FRAGMENTS, EarlyFragment, Lane, PacketBytes, Release, Settled,
+};
 use kext_packet::reply;
 use kext_packet::rewrite::{rewrite, rewrite_error};
 use kext_packet::{Headers, MAX_REPLY_LEN, ReplyKind, Rewrite};
@@ -22,23 +24,54 @@ pub enum Classification {
 impl<H: Host> Extension<H> {
     /// Decides what happens to a packet.
     ///
-    /// `bytes` are what the host has of it, from the IP header on. `on_wire` is how many there were,
-    /// and more only where the host saw the packet cut short. Nothing is kept of `bytes`. It is
-    /// counted in the `lane` of whoever presents packets here.
+    /// `packet` is what the host has of it, from the IP header on, in one piece or in several. `on_wire`
+    /// is how many bytes there were, and more than it has only where the host saw the packet cut
+    /// short. Nothing is kept of it. It is counted in the `lane` of whoever presents packets here.
+    // Not inlined: its frame would be added to that of its caller.
+    #[inline(never)]
     pub fn classify(
         &self,
         lane: &Lane<'_>,
-        bytes: &[u8],
+        packet: &(impl PacketBytes + ?Sized),
         on_wire: usize,
         arrival: &Arrival,
     ) -> Classification {
         let now = self.host.now();
-        let classified = self.engine.classify_on(lane, bytes, on_wire, arrival, now);
-        // Not one that comes by again because we injected it, nor one that is blocked for its fragments:
-        // whoever presented the first one has yet to let it go.
-        let leads = arrival.passes == 0 && !is_blocked_fragment(&classified);
-        let leading = if leads && self.engine.has_early() {
-            first_fragment(bytes, on_wire)
+        let classified = self.engine.classify_on(lane, packet, on_wire, arrival, now);
+        // Not one that comes by again because we injected it: whoever presented the first one has yet to
+        // let it go.
+        let may_lead = arrival.passes == 0 && self.engine.has_early();
+        match classified {
+            // What most packets come to.
+            Classified::Settled {
+                settled:
+                    Settled {
+                        obligation,
+                        action: Action::Permit(reason),
+                    },
+                ..
+            } if !may_lead => {
+                obligation.end(reason);
+                Classification::Permit(reason)
+            }
+            classified => self.end_classified(classified, packet, on_wire, arrival, may_lead),
+        }
+    }
+
+    /// Does what is to be done with a packet. It may be a first fragment that others wait for.
+    // Not inlined: its frame would be added to that of its caller.
+    #[inline(never)]
+    fn end_classified(
+        &self,
+        classified: Classified<'_>,
+        packet: &(impl PacketBytes + ?Sized),
+        on_wire: usize,
+        arrival: &Arrival,
+        may_lead: bool,
+    ) -> Classification {
+        // Nor one that is blocked for its fragments.
+        let leading = if may_lead && !is_blocked_fragment(&classified) {
+            first_fragment(packet, on_wire)
         } else {
             None
         };
@@ -51,9 +84,9 @@ impl<H: Host> Extension<H> {
             }
             Classified::Settled { settled, headers } => match &headers {
                 Some(headers) if leading.is_some() => {
-                    self.end_leading(settled, headers, bytes, arrival)
+                    self.end_leading(settled, headers, packet, arrival)
                 }
-                headers => self.end_presented(settled, headers.as_ref(), bytes, arrival),
+                headers => self.end_presented(settled, headers.as_ref(), packet, arrival),
             },
         };
         if let Some(first) = leading {
@@ -67,8 +100,13 @@ impl<H: Host> Extension<H> {
     /// A host that sees such a packet leave and come presents it once, as it leaves. But the answers
     /// of a redirect target on this machine, and ICMP errors about what was sent there, are given their
     /// flow's own addresses as they come; this says which may be such.
-    pub fn may_answer_redirect(&self, bytes: &[u8], on_wire: usize) -> bool {
-        let Ok(headers) = Headers::parse(bytes, on_wire) else {
+    #[inline(never)]
+    pub fn may_answer_redirect(
+        &self,
+        packet: &(impl PacketBytes + ?Sized),
+        on_wire: usize,
+    ) -> bool {
+        let Ok(headers) = packet.headers(on_wire) else {
             return false;
         };
         if headers.is_icmp_error() {
@@ -88,15 +126,15 @@ impl<H: Host> Extension<H> {
         &self,
         settled: Settled<'_>,
         headers: &Headers,
-        bytes: &[u8],
+        packet: &(impl PacketBytes + ?Sized),
         arrival: &Arrival,
     ) -> Classification {
         let Action::Permit(reason) = settled.action else {
-            return self.end_presented(settled, Some(headers), bytes, arrival);
+            return self.end_presented(settled, Some(headers), packet, arrival);
         };
         let kind = InjectionKind::Released(reason);
         let sent = self
-            .copy(bytes, headers)
+            .copy(packet, headers)
             .and_then(|buffer| self.inject(buffer, arrival, headers.total_len, kind));
         settled.obligation.end(reason);
         match sent {
@@ -148,7 +186,7 @@ impl<H: Host> Extension<H> {
         &self,
         settled: Settled<'_>,
         headers: Option<&Headers>,
-        bytes: &[u8],
+        packet: &(impl PacketBytes + ?Sized),
         arrival: &Arrival,
     ) -> Classification {
         let (reason, classification) = match settled.action {
@@ -161,11 +199,11 @@ impl<H: Host> Extension<H> {
                 (reason, Classification::Discard(reason))
             }
             Action::Block(reason) => {
-                self.reply(bytes, headers, arrival);
+                self.reply(packet, headers, arrival);
                 (reason, Classification::Discard(reason))
             }
             Action::Redirect(reason, change) => {
-                match self.redirect_presented(bytes, headers, arrival, &change, reason) {
+                match self.redirect_presented(packet, headers, arrival, &change, reason) {
                     Ok(()) => (reason, Classification::Absorb(Some(reason))),
                     Err(reason) => (reason, Classification::Discard(reason)),
                 }
@@ -219,19 +257,24 @@ impl<H: Host> Extension<H> {
 
     fn redirect_presented(
         &self,
-        bytes: &[u8],
+        packet: &(impl PacketBytes + ?Sized),
         headers: Option<&Headers>,
         arrival: &Arrival,
         change: &Rewrite,
         reason: Reason,
     ) -> Result<(), Reason> {
         let headers = headers.ok_or(Reason::DroppedRedirectImpossible)?;
-        let buffer = self.copy(bytes, headers)?;
+        let buffer = self.copy(packet, headers)?;
         self.redirect(buffer, Some(headers), arrival, change, reason)
     }
 
     /// A copy of a presented packet, without what the link layer added.
-    fn copy(&self, bytes: &[u8], headers: &Headers) -> Result<H::Buffer, Reason> {
+    fn copy(
+        &self,
+        packet: &(impl PacketBytes + ?Sized),
+        headers: &Headers,
+    ) -> Result<H::Buffer, Reason> {
+        let bytes = packet.all().ok_or(Reason::DroppedNoBuffer)?;
         let packet = bytes.get(..headers.total_len as usize).unwrap_or(bytes);
         let mut buffer = self
             .host
@@ -285,12 +328,22 @@ impl<H: Host> Extension<H> {
     }
 
     /// Answers a blocked packet, if it may be answered, and counts what came of it.
-    fn reply(&self, bytes: &[u8], headers: Option<&Headers>, arrival: &Arrival) {
-        let event = self.try_reply(bytes, headers, arrival);
+    fn reply(
+        &self,
+        packet: &(impl PacketBytes + ?Sized),
+        headers: Option<&Headers>,
+        arrival: &Arrival,
+    ) {
+        let event = self.try_reply(packet, headers, arrival);
         self.engine.counters().count(event);
     }
 
-    fn try_reply(&self, bytes: &[u8], headers: Option<&Headers>, arrival: &Arrival) -> Event {
+    fn try_reply(
+        &self,
+        packet: &(impl PacketBytes + ?Sized),
+        headers: Option<&Headers>,
+        arrival: &Arrival,
+    ) -> Event {
         let Some(headers) = headers.filter(|headers| reply::may_answer(headers).is_ok()) else {
             return Event::ReplyForbidden;
         };
@@ -298,7 +351,8 @@ impl<H: Host> Extension<H> {
         if !self.engine.may_reply(self.host.now()) {
             return Event::ReplyRateLimited;
         }
-        let Some(mut buffer) = self.host.allocate(MAX_REPLY_LEN) else {
+        let (Some(bytes), Some(mut buffer)) = (packet.all(), self.host.allocate(MAX_REPLY_LEN))
+        else {
             return Event::ReplyFailed;
         };
         let identification = self.host.random() as u16;
@@ -334,7 +388,8 @@ fn is_blocked_fragment(classified: &Classified<'_>) -> bool {
 
 /// The headers of a first fragment, if this is one.
 #[cold]
-fn first_fragment(bytes: &[u8], on_wire: usize) -> Option<Headers> {
-    let headers = Headers::parse(bytes, on_wire).ok();
+#[inline(never)]
+fn first_fragment(packet: &(impl PacketBytes + ?Sized), on_wire: usize) -> Option<Headers> {
+    let headers = packet.headers(on_wire).ok();
     headers.filter(Headers::is_first_fragment)
 }

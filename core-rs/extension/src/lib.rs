@@ -25,7 +25,7 @@ use kext_wire::Status;
 pub use classify::Classification;
 pub use dispatch::{Attempt, Dispatch};
 pub use host::{Host, InjectError, Injection, InjectionKind};
-pub use kext_engine::Lane;
+pub use kext_engine::{Lane, PacketBytes};
 
 /// How many due packets one [`Extension::tick`] settles.
 pub const TICK_LIMIT: usize = 64;

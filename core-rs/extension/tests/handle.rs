@@ -59,7 +59,7 @@ fn a_next_owner_waits_until_the_last_ones_packets_are_settled() {
         let packet = syn(LOCAL, &format!("198.51.100.20:{port}"));
         extension.classify(
             &extension.lane(0),
-            &packet,
+            &packet[..],
             packet.len(),
             &arrival(Direction::Outbound),
         )
@@ -77,7 +77,7 @@ fn a_next_owner_waits_until_the_last_ones_packets_are_settled() {
     let packet = syn(LOCAL, REMOTE);
     let held = extension.classify(
         &extension.lane(0),
-        &packet,
+        &packet[..],
         packet.len(),
         &arrival(Direction::Outbound),
     );

@@ -146,7 +146,7 @@ fn apply(extension: &TestExtension, operation: Operation) {
             } else {
                 Direction::Outbound
             };
-            extension.classify(&extension.lane(0), &bytes, on_wire, &arrival(direction));
+            extension.classify(&extension.lane(0), &bytes[..], on_wire, &arrival(direction));
         }
         Operation::Verdict { id, number } => {
             let mut input = [0; VerdictInfo::LEN];

@@ -11,7 +11,9 @@
 //! copies of those that go on are injected in their order. A copy that cannot be made or injected is counted
 //! as a packet that is dropped for that.
 
-use kext_extension::Classification;
+use core::cell::OnceCell;
+
+use kext_extension::{Classification, PacketBytes};
 use kext_nt::blocks::Block;
 use kext_nt::callout::Classifier;
 use kext_nt::classify::Classify;
@@ -157,38 +159,20 @@ impl Kext {
         arrival: &Arrival,
         is_partial: bool,
     ) -> Option<Classification> {
-        let classify = |bytes: &[u8]| {
-            self.extension
-                .classify(&here.lane, bytes, bytes.len(), arrival)
-        };
         let comes_from_here = shown.loopback && arrival.direction == Direction::Inbound;
-        if arrival.passes > 0 {
+        let view = if arrival.passes > 0 {
             // Of a packet of ours nothing is looked at.
-            return (!comes_from_here).then(|| classify(&[]));
-        }
-        let view = shown.back.and_then(|back| packet.from_header(back));
-        let whole = view.as_ref().and_then(FromHeader::bytes);
-        if let Some(bytes) = whole
-            && !is_partial
-            && !comes_from_here
-        {
-            return Some(classify(of_family(bytes, shown.family)));
-        }
-        let copy = view.as_ref().and_then(|view| self.copy(view));
-        let Some(mut copy) = copy else {
-            // It cannot be read, or there is no memory to: as what cannot be parsed.
-            return (!comes_from_here).then(|| classify(&[]));
+            None
+        } else {
+            shown.back.and_then(|back| packet.from_header(back))
         };
-        if comes_from_here {
-            let bytes = copy.as_ref();
-            if !self.extension.may_answer_redirect(bytes, bytes.len()) {
-                return None;
-            }
+        let completes_checksums = is_partial || comes_from_here;
+        let packet = Presented::new(self, view.as_ref(), shown.family, completes_checksums);
+        let len = packet.len;
+        if comes_from_here && !self.extension.may_answer_redirect(&packet, len) {
+            return None;
         }
-        if is_partial || comes_from_here {
-            checksums::complete(copy.as_mut());
-        }
-        Some(classify(of_family(copy.as_ref(), shown.family)))
+        Some(self.extension.classify(&here.lane, &packet, len, arrival))
     }
 
     /// Copies a packet; `None` if there is no memory for it.
@@ -230,6 +214,81 @@ impl Kext {
                 None => here.lane.lose(lost),
             }
         }
+    }
+}
+
+/// A packet in its pieces, which are copied together when somebody asks for all of it: of most packets
+/// nobody does.
+struct Presented<'a> {
+    kext: &'a Kext,
+    /// `None` if it cannot be read, or is not to be.
+    view: Option<&'a FromHeader<'a>>,
+    /// What is in its first piece; nothing if that is no packet of the layer's family.
+    first: &'a [u8],
+    /// How long it is.
+    len: usize,
+    family: Family,
+    /// The first piece is not all of it, or its checksums are to be completed first.
+    is_to_copy: bool,
+    completes_checksums: bool,
+    copy: OnceCell<Option<Block>>,
+}
+
+impl<'a> Presented<'a> {
+    #[inline]
+    fn new(
+        kext: &'a Kext,
+        view: Option<&'a FromHeader<'a>>,
+        family: Family,
+        completes_checksums: bool,
+    ) -> Self {
+        let first = view.map_or(&[][..], FromHeader::first_bytes);
+        let len = view.map_or(0, FromHeader::len);
+        Self {
+            kext,
+            view,
+            first: of_family(first, family),
+            len,
+            family,
+            is_to_copy: first.len() < len || completes_checksums,
+            completes_checksums,
+            copy: OnceCell::new(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn copied(&self) -> Option<&[u8]> {
+        let copy = self.copy.get_or_init(|| {
+            let mut copy = self.kext.copy(self.view?)?;
+            if self.completes_checksums {
+                checksums::complete(copy.as_mut());
+            }
+            Some(copy)
+        });
+        let copy = copy.as_ref()?;
+        Some(of_family(copy.as_ref(), self.family))
+    }
+}
+
+impl PacketBytes for Presented<'_> {
+    #[inline]
+    fn first(&self) -> &[u8] {
+        self.first
+    }
+
+    #[inline]
+    fn all(&self) -> Option<&[u8]> {
+        if self.is_to_copy {
+            self.copied()
+        } else {
+            Some(self.first)
+        }
+    }
+
+    #[inline]
+    fn has_more(&self) -> bool {
+        self.is_to_copy
     }
 }
 

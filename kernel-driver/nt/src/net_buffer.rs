@@ -154,17 +154,30 @@ impl FromHeader<'_> {
         self.len() == 0
     }
 
-    /// All bytes of the packet, if they lie together.
+    /// The first bytes of the packet, as many as lie together: all, none, or what is in its first piece
+    /// of memory.
     ///
     /// IRQL: up to `DISPATCH_LEVEL`.
-    pub fn bytes(&self) -> Option<&[u8]> {
-        let len = self.len();
+    pub fn first_bytes(&self) -> &[u8] {
+        let len = self.first_len();
         let start = self.data(len, ptr::null_mut());
         if start.is_null() {
-            return None;
+            return &[];
         }
         // SAFETY: so many bytes are there, in the packet, which is lent to us alone.
-        Some(unsafe { slice::from_raw_parts(start, len) })
+        unsafe { slice::from_raw_parts(start, len) }
+    }
+
+    /// How many bytes of the packet are in its first piece of memory.
+    fn first_len(&self) -> usize {
+        // SAFETY: the packet is lent.
+        let buffer = unsafe { self.buffer.as_ref() };
+        // SAFETY: as above; what describes its memory stays as it is meanwhile.
+        let piece = unsafe { buffer.CurrentMdl.as_ref() };
+        let in_piece = piece.map_or(0, |piece| {
+            piece.ByteCount.saturating_sub(buffer.CurrentMdlOffset)
+        });
+        in_piece.min(buffer.DataLength) as usize
     }
 
     /// Copies the whole packet to where there is room for exactly it; `false` if it does not fit or
@@ -229,7 +242,7 @@ mod tests {
             let mut seen = Vec::new();
             for mut packet in list.lists().flat_map(Packets::packets) {
                 let view = packet.from_header(0).unwrap();
-                seen.push(view.bytes().unwrap().to_vec());
+                seen.push(view.first_bytes().to_vec());
             }
             assert_eq!(seen, [&b"one"[..], b"two", b"three"]);
             assert!(list.has_several());
@@ -243,9 +256,9 @@ mod tests {
         with(&[&[&[b"headerdata"]]], 6, |list| {
             let mut packet = list.lists().flat_map(Packets::packets).next().unwrap();
             assert_eq!((packet.len(), packet.is_empty()), (4, false));
-            assert_eq!(packet.from_header(0).unwrap().bytes(), Some(&b"data"[..]));
+            assert_eq!(packet.from_header(0).unwrap().first_bytes(), b"data");
             let view = packet.from_header(6).unwrap();
-            assert_eq!((view.len(), view.bytes()), (10, Some(&b"headerdata"[..])));
+            assert_eq!((view.len(), view.first_bytes()), (10, &b"headerdata"[..]));
             drop(view);
             assert!(packet.from_header(7).is_none());
             assert_eq!(packet.from_header(0).unwrap().len(), 4);
@@ -257,7 +270,7 @@ mod tests {
         with(&[&[&[b"head", b"er", b"data"]]], 4, |list| {
             let mut packet = list.lists().flat_map(Packets::packets).next().unwrap();
             let view = packet.from_header(4).unwrap();
-            assert_eq!(view.bytes(), None);
+            assert_eq!(view.first_bytes(), b"head");
             let mut copy = [0; 10];
             assert!(view.copy_to(&mut copy));
             assert_eq!(&copy, b"headerdata");

@@ -277,6 +277,7 @@ impl FakePackets {
                 buffer.MdlChain = mdl;
                 buffer.DataOffset = start;
                 buffer.DataLength = len as u32 - start;
+                place(&mut buffer);
                 next_buffer = &raw mut *buffer;
                 made.starts.push((start, buffer.DataLength));
                 made.buffers.push(buffer);
@@ -315,6 +316,20 @@ impl FakePackets {
     }
 }
 
+/// Puts the data's start at `DataOffset` bytes into the chain.
+fn place(buffer: &mut NET_BUFFER) {
+    let (mut mdl, mut offset) = (buffer.MdlChain, buffer.DataOffset);
+    // SAFETY: the pieces are the test's.
+    while let Some(piece) = unsafe { mdl.as_ref() }
+        && offset >= piece.ByteCount
+    {
+        offset -= piece.ByteCount;
+        mdl = piece.Next;
+    }
+    buffer.CurrentMdl = mdl;
+    buffer.CurrentMdlOffset = offset;
+}
+
 stand_in! {
     ndis::NdisRetreatNetBufferDataStart(
         buffer: *mut NET_BUFFER, by: u32, _back_fill: u32,
@@ -324,6 +339,7 @@ stand_in! {
         let buffer = unsafe { &mut *buffer };
         buffer.DataOffset = buffer.DataOffset.checked_sub(by).unwrap();
         buffer.DataLength += by;
+        place(buffer);
         0
     }
     ndis::NdisAdvanceNetBufferDataStart(
@@ -335,6 +351,7 @@ stand_in! {
         let buffer = unsafe { &mut *buffer };
         buffer.DataOffset += by;
         buffer.DataLength -= by;
+        place(buffer);
     }
     ndis::NdisGetDataBuffer(
         buffer: *mut NET_BUFFER, bytes: u32, storage: PVOID, _multiple: u32, _offset: u32

@@ -108,7 +108,7 @@ pub(crate) fn present(engine: &Bench, packet: &Packet, now: Timestamp) -> bool {
 
 /// The same in a lane.
 pub(crate) fn present_on(engine: &Bench, lane: &Lane<'_>, packet: &Packet, now: Timestamp) -> bool {
-    match engine.classify_on(lane, packet, packet.len(), &ARRIVAL, now) {
+    match engine.classify_on(lane, &packet[..], packet.len(), &ARRIVAL, now) {
         Classified::Held { .. } => true,
         Classified::Settled { settled, .. } => {
             settled.obligation.end(reason(&settled.action));

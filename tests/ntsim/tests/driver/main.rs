@@ -6,6 +6,7 @@ mod flows;
 mod lists;
 mod nested;
 mod packets;
+mod pieces;
 mod traffic;
 mod transport;
 
@@ -40,6 +41,7 @@ static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| {
         flows::TESTS,
         lists::TESTS,
         nested::TESTS,
+        pieces::TESTS,
         captures::TESTS,
     ]
     .concat()

@@ -141,9 +141,9 @@ pub(crate) const EVERY: [Ends; 4] = [
     Ends::udp(1003).over_v6(),
 ];
 
-const BOTH: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
+pub(crate) const BOTH: [Direction; 2] = [Direction::Outbound, Direction::Inbound];
 
-fn bytes(ends: &Ends, direction: Direction, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn bytes(ends: &Ends, direction: Direction, payload: &[u8]) -> Vec<u8> {
     match direction {
         Direction::Outbound => ends.leaving(payload),
         Direction::Inbound => ends.coming(payload),
