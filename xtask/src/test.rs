@@ -60,6 +60,12 @@ const TIERS: &[Step] = &[
         run: ntsim,
     },
     Step {
+        name: "memcheck",
+        about: "the same driver under Valgrind, which sees each byte that it reads or writes",
+        promised: true,
+        run: memcheck,
+    },
+    Step {
         name: "fuzz-live",
         about: "a short search for new inputs that break something",
         promised: false,
@@ -121,6 +127,24 @@ fn replay(workspace: &Workspace) -> Result<Counts> {
 }
 
 fn ntsim(workspace: &Workspace) -> Result<Counts> {
+    let tests = [
+        "--lib", "--test", "kernel", "--test", "wfp", "--test", "driver",
+    ];
+    run_in_ntsim(workspace, &tests)
+}
+
+fn memcheck(workspace: &Workspace) -> Result<Counts> {
+    if !works(workspace.command("valgrind").arg("--version")) {
+        return Err(Failure::missing(
+            "Valgrind is needed",
+            "install it (Debian, Ubuntu: valgrind)",
+        ));
+    }
+    run_in_ntsim(workspace, &["--test", "memcheck"])
+}
+
+/// Runs some tests of the simulated kernel, with the drivers that they load.
+fn run_in_ntsim(workspace: &Workspace, tests: &[&str]) -> Result<Counts> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err(Failure::missing(
             "the driver is code for x86-64, and the simulated kernel is for Linux",
@@ -136,6 +160,7 @@ fn ntsim(workspace: &Workspace) -> Result<Counts> {
         "kext-ntsim",
         "--no-fail-fast",
     ]);
+    cargo.args(tests);
     let (status, seen) = watched(&mut cargo)?;
     let counts = count_cargo(&seen);
     if counts.failed == 0 {

@@ -14,6 +14,8 @@ use crate::check::{Check, EXIT_VIOLATION};
 
 /// A child is told by this which test to run.
 const CHILD: &str = "NTSIM_TEST";
+/// How Valgrind ends a process in which it has found something.
+const EXIT_FOUND: i32 = 99;
 /// As long as a test may take.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -24,6 +26,8 @@ pub enum Outcome {
     Passes,
     /// The driver breaks this rule, and the report says this.
     Violates(Check, &'static str),
+    /// Valgrind finds something, and says this.
+    Finds(&'static str),
     /// It waits for this, and is ignored until then.
     Awaits(&'static str),
 }
@@ -42,6 +46,42 @@ pub struct Test {
 /// Runs the tests that the command line chooses. `needs` are files without which no test can run:
 /// tests are ignored then.
 pub fn main(tests: &'static [Test], needs: &[PathBuf]) -> ExitCode {
+    run_all(tests, needs, Around::Nothing)
+}
+
+/// The same, each test under Valgrind's checker of memory.
+pub fn main_under_valgrind(tests: &'static [Test], needs: &[PathBuf]) -> ExitCode {
+    run_all(tests, needs, Around::Valgrind)
+}
+
+/// What a test runs under.
+#[derive(Clone, Copy, Debug)]
+enum Around {
+    Nothing,
+    Valgrind,
+}
+
+impl Around {
+    /// Starts this program again.
+    fn command(self) -> std::io::Result<Command> {
+        let program = env::current_exe()?;
+        Ok(match self {
+            Self::Nothing => Command::new(program),
+            Self::Valgrind => {
+                let mut valgrind = Command::new("valgrind");
+                valgrind
+                    .arg("--quiet")
+                    .arg(format!("--error-exitcode={EXIT_FOUND}"))
+                    // What was freed is not given out again while a test runs.
+                    .arg("--freelist-vol=1000000000")
+                    .arg(program);
+                valgrind
+            }
+        })
+    }
+}
+
+fn run_all(tests: &'static [Test], needs: &[PathBuf], around: Around) -> ExitCode {
     if let Ok(name) = env::var(CHILD) {
         let test = tests
             .iter()
@@ -62,16 +102,16 @@ pub fn main(tests: &'static [Test], needs: &[PathBuf]) -> ExitCode {
         .iter()
         .map(|test| {
             let awaits = matches!(test.outcome, Outcome::Awaits(_));
-            Trial::test(test.name, move || run(test)).with_ignored_flag(!ready || awaits)
+            Trial::test(test.name, move || run(test, around)).with_ignored_flag(!ready || awaits)
         })
         .collect();
     let arguments = Arguments::from_args();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn run(test: &Test) -> Result<(), Failed> {
-    let program = env::current_exe()?;
-    let mut child = Command::new(program)
+fn run(test: &Test, around: Around) -> Result<(), Failed> {
+    let mut child = around
+        .command()?
         .env(CHILD, test.name)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -100,6 +140,13 @@ fn run(test: &Test) -> Result<(), Failed> {
     match test.outcome {
         Outcome::Passes | Outcome::Awaits(_) if status.success() => Ok(()),
         Outcome::Passes | Outcome::Awaits(_) => Err(format!("{status}\n{said}").into()),
+        Outcome::Finds(text) => {
+            if status.code() == Some(EXIT_FOUND) && said.contains(text) {
+                Ok(())
+            } else {
+                Err(format!("{status}, not a finding that says `{text}`\n{said}").into())
+            }
+        }
         Outcome::Violates(check, text) => {
             let title = format!("ntsim: violation: {}\n", check.name());
             let bites = status.code() == Some(EXIT_VIOLATION)

@@ -1,11 +1,12 @@
 //! Memory that is handed to the driver: pool blocks, and everything else that the kernel allocates.
 //!
 //! Each block stands between canaries. What is given back is filled with a pattern and kept for a
-//! while, so that a write to it is found; with guard pages any access faults where it happens.
+//! while, so that a write to it is found; with guard pages any access faults where it happens. Or blocks
+//! are the process's own allocations as they are, for a checker that watches those.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
@@ -101,7 +102,7 @@ pub(crate) struct Block {
     pub(crate) kind: Kind,
     /// Where it was allocated.
     pub(crate) site: usize,
-    guarded: bool,
+    watch: Watch,
 }
 
 /// A block that was given back.
@@ -125,18 +126,45 @@ static HEAP: Mutex<Heap> = Mutex::new(Heap {
     order: VecDeque::new(),
     dead_bytes: 0,
 });
-static GUARDED: AtomicBool = AtomicBool::new(false);
 
-/// Whether blocks stand before a page that faults, and fault when they are given back.
-pub(crate) fn guard(on: bool) {
-    GUARDED.store(on, Ordering::Relaxed);
+/// What finds wrong uses of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Watch {
+    /// Canaries around it, and a pattern in it once it was given back.
+    Canaries,
+    /// It stands before a page that faults, and faults when it was given back.
+    Pages,
+    /// A checker outside, which knows each allocation: so a block is one, and nothing else writes to it.
+    Outside,
+}
+
+static WATCH: AtomicU8 = AtomicU8::new(Watch::Canaries as u8);
+
+/// How blocks are watched that are allocated from now on.
+pub(crate) fn set_watch(watch: Watch) {
+    WATCH.store(watch as u8, Ordering::Relaxed);
+}
+
+fn watch() -> Watch {
+    let chosen = WATCH.load(Ordering::Relaxed);
+    [Watch::Pages, Watch::Outside]
+        .into_iter()
+        .find(|watch| *watch as u8 == chosen)
+        .unwrap_or(Watch::Canaries)
 }
 
 impl Block {
     fn layout(&self) -> (Layout, usize) {
         let align = self.align();
-        let front = FRONT.next_multiple_of(align);
-        let layout = Layout::from_size_align(front + self.size + BACK, align);
+        let (front, size) = match self.watch {
+            Watch::Outside => (0, self.size.max(1)),
+            Watch::Canaries | Watch::Pages => {
+                let front = FRONT.next_multiple_of(align);
+                (front, front + self.size + BACK)
+            }
+        };
+        let layout = Layout::from_size_align(size, align);
         (layout.expect("a block has a size"), front)
     }
 
@@ -158,10 +186,12 @@ impl Block {
 
     /// The canaries: those in front, and those behind up to where others begin.
     fn canaries(&self) -> (&'static [u8], &'static [u8]) {
-        let back = if self.guarded {
-            (self.address + self.size).next_multiple_of(PAGE) - (self.address + self.size)
-        } else {
-            BACK
+        let back = match self.watch {
+            Watch::Pages => {
+                (self.address + self.size).next_multiple_of(PAGE) - (self.address + self.size)
+            }
+            Watch::Canaries => BACK,
+            Watch::Outside => return (&[], &[]),
         };
         let slice = |at: usize, length: usize| {
             // SAFETY: both ranges are in the allocation of this block, which is in use.
@@ -222,17 +252,18 @@ pub(crate) fn by(site: usize) -> String {
     format!("in {place}")
 }
 
-/// A block for the driver. Its bytes are [`FRESH`].
+/// A block for the driver. Its bytes are [`FRESH`], unless a checker outside has to know that nobody has
+/// written them.
 pub(crate) fn allocate(kind: Kind, size: usize, site: usize) -> *mut u8 {
-    let guarded = GUARDED.load(Ordering::Relaxed);
+    let watch = watch();
     let mut block = Block {
         address: 0,
         size,
         kind,
         site,
-        guarded,
+        watch,
     };
-    if guarded {
+    if watch == Watch::Pages {
         let pages = block.pages();
         // SAFETY: a fresh private mapping.
         let base = unsafe {
@@ -259,11 +290,15 @@ pub(crate) fn allocate(kind: Kind, size: usize, site: usize) -> *mut u8 {
         // SAFETY: the layout has a size.
         let base = unsafe { alloc(layout) };
         assert!(!base.is_null(), "no memory for a block");
-        // SAFETY: the allocation is that long.
-        unsafe { base.write_bytes(CANARY, layout.size()) };
+        if watch == Watch::Canaries {
+            // SAFETY: the allocation is that long.
+            unsafe { base.write_bytes(CANARY, layout.size()) };
+        }
         block.address = base.expose_provenance() + front;
     }
-    block.contents().fill(FRESH);
+    if watch != Watch::Outside {
+        block.contents().fill(FRESH);
+    }
     let mut heap = HEAP.lock();
     let stale: Vec<usize> = heap
         .dead
@@ -375,6 +410,13 @@ pub(crate) fn free(
         }
     };
     heap.live.remove(&address);
+    if block.watch == Watch::Outside {
+        drop(heap);
+        if let Some(wrong) = accept(&block) {
+            violation!(Pool, "{what}: {wrong}: {}", block.describe());
+        }
+        return release(&block);
+    }
     heap.dead.insert(address, Dead { block, freed: site });
     heap.order.push_back(address);
     heap.dead_bytes += block.size;
@@ -393,7 +435,7 @@ pub(crate) fn free(
         violation!(Pool, "{what}: {wrong}: {}", block.describe());
     }
     block.check_canaries();
-    if block.guarded {
+    if block.watch == Watch::Pages {
         let (base, length) = block.mapping();
         // SAFETY: the mapping of this block, which nobody may use any more.
         unsafe {
@@ -413,7 +455,7 @@ pub(crate) fn free(
 }
 
 fn check_dead(dead: &Dead) {
-    if dead.block.guarded {
+    if dead.block.watch == Watch::Pages {
         return;
     }
     let contents = dead.block.contents();
@@ -429,7 +471,7 @@ fn check_dead(dead: &Dead) {
 }
 
 fn release(block: &Block) {
-    if block.guarded {
+    if block.watch == Watch::Pages {
         let (base, length) = block.mapping();
         // SAFETY: the mapping of this block, which is forgotten.
         unsafe { libc::munmap(std::ptr::with_exposed_provenance_mut(base), length) };

@@ -16,7 +16,7 @@ use crate::check::violation;
 use crate::cpu;
 use crate::dispatcher;
 use crate::faults;
-use crate::heap::{self, Kind};
+use crate::heap::{self, Kind, Watch};
 use crate::image::Image;
 use crate::io;
 use crate::irp::{self, Parameters, Request};
@@ -372,7 +372,13 @@ impl Sim {
 /// Blocks end at a page that faults, and fault when they were given back: slower, and exact.
 /// Before the driver is loaded.
 pub fn guard_pages(on: bool) {
-    heap::guard(on);
+    heap::set_watch(if on { Watch::Pages } else { Watch::Canaries });
+}
+
+/// Blocks are allocations of the process as they are, and go back at once: for a checker around the
+/// process, such as Valgrind, which then sees what the driver does with each. Before the driver is loaded.
+pub fn plain_memory() {
+    heap::set_watch(Watch::Outside);
 }
 
 /// Does something in the middle of the driver, once: when it next calls this function while that is so, on
