@@ -66,6 +66,12 @@ const TIERS: &[Step] = &[
         run: memcheck,
     },
     Step {
+        name: "emulator",
+        about: "the driver's registration and its end, in an emulator of others",
+        promised: true,
+        run: emulator,
+    },
+    Step {
         name: "fuzz-live",
         about: "a short search for new inputs that break something",
         promised: false,
@@ -111,8 +117,26 @@ fn replay(workspace: &Workspace) -> Result<Counts> {
     let venv = Venv::open(workspace)?;
     venv.install_package()?;
     venv.install_tools()?;
+    pytest(&venv, &[])
+}
+
+fn emulator(workspace: &Workspace) -> Result<Counts> {
+    driver::build_for_ntsim(workspace)?;
+    let venv = Venv::open(workspace)?;
+    venv.install_tools()?;
+    if venv.install_emulator().is_err() {
+        return Err(Failure::missing(
+            "the emulator could not be installed, see above",
+            "see to it that pip reaches PyPI; versions are in pyproject.toml",
+        ));
+    }
+    pytest(&venv, &["tests/emulator"])
+}
+
+/// Runs pytest over these folders, or over those that pyproject.toml names.
+fn pytest(venv: &Venv<'_>, folders: &[&str]) -> Result<Counts> {
     let mut pytest = venv.python();
-    pytest.args(["-m", "pytest"]);
+    pytest.args(["-m", "pytest"]).args(folders);
     let (status, seen) = watched(&mut pytest)?;
     let counts = seen
         .lines()

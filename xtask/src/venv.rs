@@ -100,6 +100,15 @@ impl<'a> Venv<'a> {
         })
     }
 
+    /// The emulator in which the driver is loaded: the group `emulator` of pyproject.toml.
+    pub(crate) fn install_emulator(&self) -> Result<()> {
+        let group = [self.workspace.path("pyproject.toml")];
+        self.once("emulator", &group, || {
+            run(self.pip().args(["--upgrade", PIP]))?;
+            run(self.pip().args(["--group", "emulator"]))
+        })
+    }
+
     /// What the documentation site is built with: the group `docs` of pyproject.toml.
     pub(crate) fn install_docs(&self) -> Result<()> {
         let group = [self.workspace.path("pyproject.toml")];

@@ -193,7 +193,7 @@ impl Filtering {
         self.update.stop(passive);
         let session = self.session.lock().take();
         drop(session);
-        for callout in &self.callouts {
+        for callout in self.callouts.iter().rev() {
             callout.unregister(passive);
         }
     }
