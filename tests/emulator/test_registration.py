@@ -27,6 +27,10 @@ LAYERS = [
     ("ALE_AUTH_RECV_ACCEPT_V6", "a3b42c97-9f04-4672-b87e-cee9c483257f"),
     ("ALE_ENDPOINT_CLOSURE_V4", "b4766427-e2a2-467a-bd7e-dbcd1bd85a09"),
     ("ALE_ENDPOINT_CLOSURE_V6", "bb536ccd-4755-4ba9-9ff7-f9edf8699c7b"),
+    ("STREAM_V4", "3b89653c-c170-49e4-b1cd-e0eeeee19a3e"),
+    ("STREAM_V6", "47c9137a-7ec4-46b3-b6e4-48e926b1eda4"),
+    ("DATAGRAM_DATA_V4", "3d08bf4e-45f6-4930-a922-417098e20027"),
+    ("DATAGRAM_DATA_V6", "fa45fe2f-3cba-4427-87fc-57b9a4b10d00"),
 ]
 DECIDED = 4  # The first four; the others are only looked at.
 FWP_ACTION_CALLOUT_INSPECTION = 0x6004
