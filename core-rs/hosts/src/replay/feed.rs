@@ -201,7 +201,7 @@ impl ReplayReport {
 
 /// A packet without what the link layer added behind it, and its length on the wire. One that
 /// cannot be parsed does not tell where it ends.
-fn without_padding(packet: &[u8], on_wire: usize) -> (&[u8], usize) {
+pub(super) fn without_padding(packet: &[u8], on_wire: usize) -> (&[u8], usize) {
     match Headers::parse(packet, on_wire) {
         Ok(headers) => {
             let size = headers.total_len as usize;

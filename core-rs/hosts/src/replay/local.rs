@@ -27,8 +27,17 @@ pub(super) struct LocalSide {
 }
 
 impl LocalSide {
+    /// The local side of this capture: what the user gave, or what is inferred.
+    pub(super) fn of(path: &Path, given: &[IpNet]) -> Result<Self, CaptureError> {
+        if given.is_empty() {
+            Self::infer(path)
+        } else {
+            Ok(Self::given(given.to_vec()))
+        }
+    }
+
     /// The addresses that the user gave.
-    pub(super) fn given(nets: Vec<IpNet>) -> Self {
+    fn given(nets: Vec<IpNet>) -> Self {
         Self {
             description: join(&nets),
             nets,
@@ -39,7 +48,7 @@ impl LocalSide {
     /// Infers the local addresses: one of each scope, that of the host in most packets.
     ///
     /// From what is no regular file nothing is inferred: it can be read only once.
-    pub(super) fn infer(path: &Path) -> Result<Self, CaptureError> {
+    fn infer(path: &Path) -> Result<Self, CaptureError> {
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             return Ok(Self {
                 nets: Vec::new(),

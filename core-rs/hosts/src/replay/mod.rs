@@ -15,6 +15,7 @@ mod error;
 mod feed;
 mod gather;
 mod local;
+mod packets;
 mod source;
 mod synthetic;
 
@@ -33,6 +34,7 @@ use kext_wire::Status;
 use parking_lot::Mutex;
 
 pub use error::ReplayError;
+pub use packets::{Packets, Presented};
 pub use synthetic::Synthetic;
 
 use backend::Backend;
@@ -116,11 +118,7 @@ impl ReplayHost {
         // What is refused anyway must not empty an output file first.
         options.capacities.validate().map_err(ReplayError::Config)?;
         options.config.validate().map_err(ReplayError::Config)?;
-        let local = if options.local.is_empty() {
-            LocalSide::infer(path)?
-        } else {
-            LocalSide::given(options.local.clone())
-        };
+        let local = LocalSide::of(path, &options.local)?;
         Self::start(Source::capture(path, local)?, &options)
     }
 
