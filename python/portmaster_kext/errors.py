@@ -75,7 +75,7 @@ class CancelledError(Error):
 
 
 class DeviceError(Error, ValueError):
-    """The device string is not understood, or names a device that this platform lacks."""
+    """The device string is not understood, or names a device that cannot be had."""
 
 
 class CaptureError(Error):
@@ -94,7 +94,7 @@ class ProtocolMismatchError(Error):
 
 
 class ExtensionError(Error):
-    """The extension refused a call for a reason that has no exception of its own."""
+    """The extension refused a call for a reason that has no exception of its own, or is lost."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message, status)

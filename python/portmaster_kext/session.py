@@ -40,7 +40,8 @@ def open(  # noqa: A001 - `pk.open` reads like what it is
     stamps. `"synthetic:COUNT"` makes up so many packets (1 to 4,294,967,295), each of a new UDP
     flow; `"synthetic:COUNT,payload=BYTES"` says how much data each carries (0 to 65,507, else 64).
     `r"\\.\PortmasterKext"` (the Windows driver) and `"nfqueue:N"` (live packets on Linux) are
-    refused where the platform or the build lacks them.
+    refused where the platform or the build lacks them. `"socket:PATH"` is the device of another
+    process, which serves it on a Unix socket, for tests; `config` is put in force there, too.
 
     The next three are for replay:
 

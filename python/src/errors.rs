@@ -40,12 +40,13 @@ pub(crate) fn raise(error: Error) -> PyErr {
         Error::Forked => python::ForkError::new_err(message),
         Error::Closed => python::ClosedError::new_err(message),
         Error::Cancelled => python::CancelledError::new_err(message),
-        Error::Device(_) => python::DeviceError::new_err(message),
+        Error::Device(_) | Error::Unreachable { .. } => python::DeviceError::new_err(message),
         Error::Replay(_) => python::CaptureError::new_err(message),
         Error::InvalidConfig(_) => python::ConfigError::new_err(message),
         Error::Answer(_) | Error::NoCommonVersion | Error::Mismatch { .. } => {
             python::ProtocolMismatchError::new_err(message)
         }
+        Error::Lost { .. } => python::ExtensionError::new_err((message, kext_client::LOST.0)),
         Error::Status { status, .. } => python::ExtensionError::new_err((message, status.0)),
         // The enum may grow; its message is complete all the same.
         _ => python::Error::new_err(message),

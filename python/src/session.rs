@@ -84,11 +84,13 @@ impl Session {
 /// surrogates (PEP 383).
 fn parse(device: &Bound<'_, PyString>) -> PyResult<Device> {
     let parsed = device.to_string_lossy().parse();
+    let path = |prefix| {
+        let path = device.call_method1(intern!(device.py(), "removeprefix"), (prefix,))?;
+        path.extract()
+    };
     match parsed.map_err(|bad: BadDevice| raise(bad.into()))? {
-        Device::Replay(_) => {
-            let file = device.call_method1(intern!(device.py(), "removeprefix"), ("replay:",))?;
-            Ok(Device::Replay(file.extract()?))
-        }
+        Device::Replay(_) => Ok(Device::Replay(path("replay:")?)),
+        Device::Socket(_) => Ok(Device::Socket(path("socket:")?)),
         other => Ok(other),
     }
 }

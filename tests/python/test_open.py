@@ -18,7 +18,13 @@ from builders import ETHERNET, frame, header, record, syn
 def test_a_string_that_is_no_device_is_told_the_forms(device):
     with pytest.raises(pk.DeviceError) as caught:
         pk.open(device)
-    for form in ("replay:FILE", "synthetic:COUNT", "nfqueue:N", r"\\.\PortmasterKext"):
+    for form in (
+        "socket:PATH",
+        "replay:FILE",
+        "synthetic:COUNT",
+        "nfqueue:N",
+        r"\\.\PortmasterKext",
+    ):
         assert form in str(caught.value)
     assert isinstance(caught.value, pk.Error)
     assert isinstance(caught.value, ValueError)
@@ -31,6 +37,7 @@ def test_a_string_that_is_no_device_is_told_the_forms(device):
         ("synthetic:", "COUNT from 1 to 4294967295"),
         ("synthetic:0", "COUNT from 1 to 4294967295"),
         ("synthetic:5,payload=65508", "BYTES from 0 to 65507"),
+        ("socket:", "names no socket"),
         ("nfqueue:", "0 to 65535"),
         ("nfqueue:65536", "0 to 65535"),
         ("nfqueue:1", "replay:FILE is served"),

@@ -13,6 +13,7 @@ use kext_wire::process_path::{ProcessPathRequest, ProcessPathResponse};
 use kext_wire::{BufferTooSmall, ControlCode, MAX_BATCH, Status, VERSION};
 
 use crate::receive::MAX_MESSAGE;
+use crate::transport::LOST;
 use crate::verdicts::result;
 use crate::{Counters, Error, FlowPage, Transport};
 
@@ -55,6 +56,7 @@ impl Caller {
             }),
             Err(Status::FILE_CLOSED) => Err(Error::Closed),
             Err(Status::CANCELLED) => Err(Error::Cancelled),
+            Err(LOST) if let Some(failure) = self.transport.failure() => Err(failure),
             Err(status) => Err(Error::Status {
                 call: code.name(),
                 status,

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use kext_hosts::replay::Synthetic;
 
 /// The forms that a device string can have, for messages.
-pub const FORMS: &str = r"replay:FILE, synthetic:COUNT, nfqueue:N, \\.\PortmasterKext";
+pub const FORMS: &str = r"replay:FILE, synthetic:COUNT, nfqueue:N, \\.\PortmasterKext, socket:PATH";
 
 const DRIVER: &str = r"\\.\PortmasterKext";
 
@@ -22,6 +22,8 @@ pub enum Device {
     NfQueue(u16),
     /// `\\.\PortmasterKext`: the driver, on Windows.
     Driver,
+    /// `socket:PATH`: the device of another process, which serves it there; for tests.
+    Socket(PathBuf),
 }
 
 /// A device string that cannot be opened, and why.
@@ -53,6 +55,15 @@ pub enum BadDevice {
     /// `nfqueue:` without a queue number.
     #[error("{device:?} names no queue: write nfqueue:N, with N from 0 to 65535")]
     NoQueue {
+        /// The string.
+        device: String,
+    },
+    /// `socket:` without a path.
+    #[error(
+        "{device:?} names no socket: write socket:PATH, with the path of a Unix socket on which a \
+         process serves its device"
+    )]
+    NoSocket {
         /// The string.
         device: String,
     },
@@ -90,6 +101,7 @@ impl fmt::Display for Device {
             }
             Self::NfQueue(queue) => write!(f, "nfqueue:{queue}"),
             Self::Driver => f.write_str(DRIVER),
+            Self::Socket(path) => write!(f, "socket:{}", path.display()),
         }
     }
 }
@@ -115,6 +127,12 @@ impl FromStr for Device {
                 Some(number) => Ok(Self::NfQueue(number)),
                 None => Err(BadDevice::NoQueue { device: owned() }),
             };
+        }
+        if let Some(path) = device.strip_prefix("socket:") {
+            if path.is_empty() {
+                return Err(BadDevice::NoSocket { device: owned() });
+            }
+            return Ok(Self::Socket(path.into()));
         }
         if device.eq_ignore_ascii_case(DRIVER) {
             return Ok(Self::Driver);
@@ -162,6 +180,7 @@ mod tests {
             "synthetic:1,payload=65507",
             "nfqueue:65535",
             DRIVER,
+            "socket:a:b.socket",
         ] {
             assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
         }
@@ -175,6 +194,8 @@ mod tests {
         }
         let error = "replay:".parse::<Device>().unwrap_err();
         assert!(matches!(error, BadDevice::NoFile { .. }));
+        let error = "socket:".parse::<Device>().unwrap_err();
+        assert!(matches!(error, BadDevice::NoSocket { .. }));
         for wrong in ["", "-1", "+1", "65536", "x"] {
             let error = format!("nfqueue:{wrong}").parse::<Device>().unwrap_err();
             assert!(matches!(error, BadDevice::NoQueue { .. }), "{error}");

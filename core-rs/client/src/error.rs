@@ -1,5 +1,6 @@
 //! Everything that a call can fail with.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kext_hosts::replay::ReplayError;
@@ -74,6 +75,20 @@ pub enum Error {
     /// The device string is not understood, or what it names is not served here.
     #[error(transparent)]
     Device(#[from] BadDevice),
+    /// The process that is said to serve the device cannot be reached.
+    #[error("socket:{} cannot be opened: {why}; start the process that serves it", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The connection to the process that serves the device has ended.
+    #[error("the device is lost, with the connection to the process that serves it: {why}")]
+    Lost {
+        /// How.
+        why: String,
+    },
     /// The capture or the output file failed.
     #[error("{0}")]
     Replay(Arc<ReplayError>),

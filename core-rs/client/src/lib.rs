@@ -27,6 +27,8 @@ mod reader;
 mod receive;
 mod replay;
 mod session;
+#[cfg(unix)]
+pub mod socket;
 mod transport;
 mod verdicts;
 
@@ -52,7 +54,7 @@ pub use queue::Deferred;
 pub use reader::{Arrival, Reader, Wish, Wished};
 pub use receive::{Batch, MAX_MESSAGE, Received, Request, Wait};
 pub use session::{FLUSH_INTERVAL, OpenOptions, Session};
-pub use transport::Transport;
+pub use transport::{LOST, Transport};
 pub use verdicts::{Numbers, Outcomes};
 
 /// The version of the extended interface that this client speaks.

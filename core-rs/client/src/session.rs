@@ -18,6 +18,8 @@ use crate::columns::RequestColumns;
 use crate::fork::Process;
 use crate::queue::{Deferred, Queue};
 use crate::receive::{self, Batch, Received, Wait};
+#[cfg(unix)]
+use crate::socket::SocketTransport;
 use crate::verdicts::{self, Numbers, Outcomes};
 use crate::{BadDevice, Counters, Device, Error, FlowPage, Flows, Transport, calls};
 
@@ -99,6 +101,16 @@ impl Session {
                 let host = ReplayHost::synthetic(what, &replay)?;
                 return Self::over(Box::new(host), options.flush_interval);
             }
+            #[cfg(unix)]
+            Device::Socket(path) => {
+                options.config.validate().map_err(Error::InvalidConfig)?;
+                let socket = SocketTransport::open(&path)?;
+                let session = Self::over(Box::new(socket), options.flush_interval)?;
+                session.set_config(&options.config)?;
+                return Ok(session);
+            }
+            #[cfg(not(unix))]
+            Device::Socket(_) => "unix",
             Device::NfQueue(_) => "linux",
             Device::Driver => "windows",
         };

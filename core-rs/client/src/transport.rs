@@ -5,6 +5,9 @@ use kext_wire::Status;
 
 use crate::Error;
 
+/// `STATUS_DEVICE_NOT_CONNECTED`: the device is not there any more; [`Transport::failure`] says why.
+pub const LOST: Status = Status(0xC000_009D);
+
 /// A device that is open: the replay host in this process, or a handle to a driver.
 ///
 /// Every method may be called from any thread, several at once.
@@ -19,7 +22,7 @@ pub trait Transport: Send + Sync {
     /// Closes the device: what is held is settled by policy. Closing again does nothing.
     fn close(&self) -> Result<(), Error>;
 
-    /// Why the source of packets ended before its time, if it did.
+    /// Why the source of packets ended before its time, or the device is lost, if so.
     fn failure(&self) -> Option<Error>;
 
     /// How far a replay has come; `None` for live devices.
