@@ -146,6 +146,19 @@ const STD: &[Layer] = &[
         theirs: &["libc", "libtest-mimic", "object", "parking_lot"],
     },
     Layer {
+        // Serves a driver in ntsim to clients: it has the packets of a replay and the client's frames.
+        name: "kext-ntsim-server",
+        ours: &[
+            "kext-types",
+            "kext-wire",
+            "kext-hosts",
+            "kext-client",
+            "kext-ntsim",
+            "kext-ntsim-drivers",
+        ],
+        theirs: &[],
+    },
+    Layer {
         name: "xtask",
         ours: &[],
         theirs: &["object", "serde_json"],

@@ -46,8 +46,8 @@ implements! {
 
 /// As long as real time may pass while nothing happens.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// 2026-01-01, in 100 ns since 1601.
-const START: u64 = 134_117_856_000_000_000;
+/// From 1601-01-01 to 1970-01-01, in 100 ns.
+const UNIX_EPOCH: u64 = 116_444_736_000_000_000;
 /// `DISPATCHER_HEADER::Type`.
 const EVENTS: [u8; 2] = [NotificationEvent as u8, SynchronizationEvent as u8];
 const THREAD: u8 = 6;
@@ -97,6 +97,8 @@ static CHANGED: Condvar = Condvar::new();
 /// In 100 ns since the start.
 static CLOCK: AtomicU64 = AtomicU64::new(10_000_000);
 static DPCS: AtomicUsize = AtomicUsize::new(0);
+/// What the machine's clock shows at the start, in 100 ns since 1601: 2026-01-01.
+static START: AtomicU64 = AtomicU64::new(134_117_856_000_000_000);
 
 impl State {
     fn timers(&mut self) -> &mut HashMap<usize, Timer> {
@@ -203,9 +205,25 @@ pub(crate) fn all_left() {
     }
 }
 
-/// Lets time pass. Timers fire in their order, their routines run on this thread.
+/// Sets the machine's clock, in time since 1970.
+pub(crate) fn set_clock(time: Duration) {
+    let time = UNIX_EPOCH + (time.as_nanos() / 100) as u64;
+    START.store(time.saturating_sub(now()), Ordering::Release);
+}
+
+/// The system time at the start, in 100 ns since 1601.
+fn start() -> u64 {
+    START.load(Ordering::Acquire)
+}
+
+/// Lets time pass. Timers fire in their order, their routines run on this thread; at
+/// `DISPATCH_LEVEL` they are left to who lets time pass below it.
 pub(crate) fn advance(by: Duration) {
     let end = now() + (by.as_nanos() / 100) as u64;
+    if cpu::irql() >= DISPATCH_LEVEL {
+        CLOCK.fetch_max(end, Ordering::AcqRel);
+        return;
+    }
     loop {
         let state = STATE.lock();
         let next = state.due.first_key_value().map(|((due, _), _)| *due);
@@ -342,7 +360,7 @@ fn deadline(time: LARGE_INTEGER) -> u64 {
     if time <= 0 {
         now() + time.unsigned_abs()
     } else {
-        (time.unsigned_abs()).saturating_sub(START)
+        (time.unsigned_abs()).saturating_sub(start())
     }
 }
 
@@ -682,5 +700,5 @@ extern "win64" fn unbiased_time() -> u64 {
 }
 
 extern "win64" fn system_time(time: *mut LARGE_INTEGER) {
-    guest::write(time, (START + now()).cast_signed(), "the system time");
+    guest::write(time, (start() + now()).cast_signed(), "the system time");
 }

@@ -56,7 +56,7 @@ pub use faults::{Faults, clear as clear_faults, failed as failed_calls, set as s
 pub use security::Caller;
 pub use sim::{
     Device, LoadError, Pending, Sim, Status, at_call, classify, guard_pages, kept_requests,
-    messages, plain_memory, set_engine_running, waiting_threads,
+    messages, plain_memory, set_clock, set_engine_running, waiting_threads,
 };
 pub use wfp::ale::{Endpoint, Held};
 pub use wfp::classify::Classified;

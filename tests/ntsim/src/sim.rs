@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kext_nt_sys::fwpm::{FWPM_SERVICE_RUNNING, FWPM_SERVICE_STOPPED};
 use kext_nt_sys::io::{DRIVER_INITIALIZE, DRIVER_OBJECT, IRP_MJ_DEVICE_CONTROL};
-use kext_nt_sys::ke::PASSIVE_LEVEL;
+use kext_nt_sys::ke::{DISPATCH_LEVEL, PASSIVE_LEVEL};
 use kext_nt_sys::status::NTSTATUS;
 use kext_nt_sys::types::{ACCESS_MASK, UNICODE_STRING};
 
@@ -212,6 +212,15 @@ impl Sim {
         })
     }
 
+    /// Does something at `DISPATCH_LEVEL`, as a network card shows packets that have come together:
+    /// what is deferred meanwhile waits until this returns, and timers until time passes after it.
+    pub fn at_dispatch<R>(&self, work: impl FnOnce() -> R) -> R {
+        let old = cpu::raise(DISPATCH_LEVEL);
+        let result = work();
+        cpu::lower(old);
+        result
+    }
+
     /// Lets time pass: timers fire, and what follows from them is done when this returns.
     pub fn advance(&self, time: Duration) {
         dispatcher::advance(time);
@@ -409,6 +418,11 @@ pub fn waiting_threads() -> usize {
 /// Requests that the driver keeps, with a cancel routine.
 pub fn kept_requests() -> usize {
     irp::kept()
+}
+
+/// Sets the machine's clock, in time since 1970. Before the driver is loaded.
+pub fn set_clock(time: Duration) {
+    dispatcher::set_clock(time);
 }
 
 /// The base filtering engine stops, or starts: also before the driver is loaded.
