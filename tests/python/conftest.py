@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import builders
+import hosts
 
 # Whoever starts this in the background may have told it to ignore Ctrl-C, and children inherit
 # that: those that are to be interrupted would wait for ever.
@@ -43,14 +44,21 @@ def run() -> Run:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., pk.Kext]]:
+def host(request: pytest.FixtureRequest) -> Iterator[hosts.Host]:
+    """What sessions are opened on: the replay, or what `hosts.both` says."""
+    with hosts.named(getattr(request, "param", "replay")) as host:
+        yield host
+
+
+@pytest.fixture
+def opened(tmp_path: Path, host: hosts.Host) -> Iterator[Callable[..., pk.Kext]]:
     """Opens a capture of the packets given, and closes it after the test."""
     sessions: list[pk.Kext] = []
 
     def opened(*packets: bytes, **options: object) -> pk.Kext:
         path = builders.write(tmp_path, *packets, name=f"{len(sessions)}.pcap")
         options.setdefault("local", [builders.CLIENT])
-        sessions.append(pk.open(f"replay:{path}", **options))  # type: ignore[arg-type]
+        sessions.append(host.open(f"replay:{path}", **options))
         return sessions[-1]
 
     yield opened

@@ -20,7 +20,8 @@ import numpy as np
 import portmaster_kext as pk
 import pytest
 from builders import datagram, frame, header, record, syn
-from hypothesis import given, settings
+from hosts import Host, Replay, both, on_driver, passed, shown
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 LINUX = sys.platform == "linux"
@@ -72,11 +73,14 @@ async def until(condition) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_requests_are_awaited(loops):
+@both
+def test_requests_are_awaited(host, loops):
+    device = host.device("synthetic:2000")
+
     async def main() -> tuple[list[int], pk.Counters]:
         ids = []
-        async with pk.open_async("synthetic:2000", max_requests=300) as kext:
-            assert repr(kext) == "<AsyncKext 'synthetic:2000'>"
+        async with pk.open_async(device, max_requests=300) as kext:
+            assert repr(kext) == f"<AsyncKext {device!r}>"
             async for request in kext:
                 ids.append(request.id)
                 request.accept()
@@ -85,14 +89,15 @@ def test_requests_are_awaited(loops):
 
     ids, counters = run(loops, main)
     assert len(set(ids)) == len(ids) == 2_000
-    assert (counters.permitted, counters.held) == (2_000, 0)
+    assert (passed(counters), counters.held) == (2_000, 0)
     assert counters.balanced
 
 
-def test_batches_are_awaited(loops):
+@both
+def test_batches_are_awaited(host, loops):
     async def main() -> tuple[list[int], pk.Counters]:
         sizes = []
-        async with pk.open_async("synthetic:2000,payload=4") as kext:
+        async with host.open_async("synthetic:2000,payload=4") as kext:
             async for batch in kext.batches(300, payload="all"):
                 sizes.append(len(batch))
                 assert len(batch.payload) == 32 * len(batch)
@@ -104,7 +109,7 @@ def test_batches_are_awaited(loops):
     sizes, counters = run(loops, main)
     assert (sum(sizes), max(sizes)) == (2_000, 300)
     assert counters.dropped > 0
-    assert counters.permitted + counters.dropped == 2_000
+    assert passed(counters) + counters.dropped == 2_000
 
 
 def test_a_session_can_be_awaited_and_closed_by_hand(loops):
@@ -157,7 +162,8 @@ def test_verdicts_come_from_any_task_in_any_order(loops):
     assert counters.balanced
 
 
-def test_tasks_share_the_requests(loops):
+@both
+def test_tasks_share_the_requests(host, loops):
     async def read(kext: pk.AsyncKext, seen: list[int]) -> None:
         async for request in kext:
             seen.append(request.id)
@@ -166,7 +172,7 @@ def test_tasks_share_the_requests(loops):
 
     async def main() -> list[list[int]]:
         seen: list[list[int]] = [[] for _ in range(20)]
-        async with pk.open_async("synthetic:1000", max_requests=7) as kext:
+        async with host.open_async("synthetic:1000", max_requests=7) as kext:
             await asyncio.gather(*(read(kext, one) for one in seen))
         return seen
 
@@ -176,10 +182,11 @@ def test_tasks_share_the_requests(loops):
     assert sum(bool(one) for one in seen) > 1
 
 
-def test_one_thread_waits_from_the_first_wait_to_the_end(loops):
+@both
+def test_one_thread_waits_from_the_first_wait_to_the_end(host, loops):
     async def main() -> None:
         before = readers()
-        async with pk.open_async("synthetic:1000", max_requests=10) as kext:
+        async with host.open_async("synthetic:1000", max_requests=10) as kext:
             assert readers() == before, "none before the first wait"
             await anext(kext)
             assert readers() == before + 1
@@ -303,12 +310,9 @@ class Player:
             assert result is None or isinstance(result, asyncio.CancelledError), result
 
 
-@settings(deadline=None, max_examples=150)
-@given(plan=PLANS, most=st.integers(1, 9))
-@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_a_cancelled_wait_loses_no_request(kind, plan, most):
+def a_cancelled_wait_loses_no_request(host: Host, kind: str, plan, most: int) -> None:
     async def main() -> None:
-        async with pk.open_async("synthetic:200", max_requests=most) as kext:
+        async with host.open_async("synthetic:200", max_requests=most) as kext:
             player = Player(kext)
             await player.play(plan)
             await player.end()
@@ -324,13 +328,29 @@ def test_a_cancelled_wait_loses_no_request(kind, plan, most):
         assert counters.events["verdict_applied"] == 200
 
     run(kind, main)
+    host.settle()
 
 
-@settings(deadline=None, max_examples=60)
-@given(plan=PLANS, most=st.integers(1, 9), thread=st.booleans())
-def test_closing_at_any_time_ends_every_wait_and_leaves_nothing(plan, most, thread):
+@settings(deadline=None, max_examples=150)
+@given(plan=PLANS, most=st.integers(1, 9))
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_cancelled_wait_loses_no_request(kind, plan, most):
+    a_cancelled_wait_loses_no_request(Replay(), kind, plan, most)
+
+
+@on_driver
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(plan=PLANS, most=st.integers(1, 9))
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_cancelled_wait_loses_no_request_of_the_driver(host, kind, plan, most):
+    a_cancelled_wait_loses_no_request(host, kind, plan, most)
+
+
+def closing_at_any_time_leaves_nothing(host: Host, plan, most: int, thread: bool) -> None:
     async def main() -> None:
-        kext = await pk.open_async("synthetic:200", max_requests=most)
+        kext = await host.open_async("synthetic:200", max_requests=most)
         player = Player(kext)
         await player.play(plan)
         if thread:
@@ -354,13 +374,30 @@ def test_closing_at_any_time_ends_every_wait_and_leaves_nothing(plan, most, thre
     gc.collect()
     before = threading.active_count()
     asyncio.run(main())
+    host.settle()
     assert threading.active_count() == before
     assert not LINUX or readers() == 0
 
 
-def test_a_time_limit_on_a_wait_loses_nothing(loops, slow):
+@settings(deadline=None, max_examples=60)
+@given(plan=PLANS, most=st.integers(1, 9), thread=st.booleans())
+def test_closing_at_any_time_ends_every_wait_and_leaves_nothing(plan, most, thread):
+    closing_at_any_time_leaves_nothing(Replay(), plan, most, thread)
+
+
+@on_driver
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(plan=PLANS, most=st.integers(1, 9), thread=st.booleans())
+def test_closing_at_any_time_ends_every_wait_of_the_driver(host, plan, most, thread):
+    closing_at_any_time_leaves_nothing(host, plan, most, thread)
+
+
+@both
+def test_a_time_limit_on_a_wait_loses_nothing(host, loops, slow):
     async def main() -> None:
-        async with pk.open_async(slow, realtime=True, local=[builders.CLIENT]) as kext:
+        async with host.open_async(slow, realtime=True, local=[builders.CLIENT]) as kext:
             first = await asyncio.wait_for(anext(kext), 10)
             first.accept()
             for _ in range(3):
@@ -372,18 +409,21 @@ def test_a_time_limit_on_a_wait_loses_nothing(loops, slow):
     run(loops, main)
 
 
-def test_a_cancel_scope_ends_a_wait_and_closes(slow):
+@both
+def test_a_cancel_scope_ends_a_wait_and_closes(host, slow):
     anyio = pytest.importorskip("anyio", reason="pip install anyio")
 
+    device = host.device(slow, realtime=True)
+
     async def main() -> None:
-        with anyio.move_on_after(0.02) as scope:
-            async with pk.open_async(slow, realtime=True) as kext:
+        with anyio.move_on_after(0.2 if host.is_driver else 0.02) as scope:
+            async with pk.open_async(device, realtime=True) as kext:
                 async for request in kext:
                     request.accept()
         assert scope.cancelled_caught
         assert kext.closed
         counters = kext.counters()
-        assert (counters.permitted, counters.held) == (1, 0)
+        assert (passed(counters), counters.held) == (1, 0)
 
     anyio.run(main, backend="asyncio")
 
@@ -408,8 +448,9 @@ def test_a_task_group_is_left_cleanly(loops, slow):
     run(loops, main)
 
 
+@both
 @pytest.mark.parametrize("where", ["task", "thread", "aclose"])
-def test_closing_while_tasks_wait_ends_their_loops(loops, slow, where):
+def test_closing_while_tasks_wait_ends_their_loops(host, loops, slow, where):
     async def read(kext: pk.AsyncKext) -> int:
         return sum([request.accept() is None async for request in kext])
 
@@ -417,9 +458,9 @@ def test_closing_while_tasks_wait_ends_their_loops(loops, slow, where):
         return sum([len(batch) async for batch in kext.batches()])
 
     async def main() -> None:
-        kext = await pk.open_async(slow, realtime=True, local=[builders.CLIENT])
+        kext = await host.open_async(slow, realtime=True, local=[builders.CLIENT])
         tasks = [asyncio.ensure_future(read(kext)) for _ in range(5)]
-        await until(lambda: kext.counters().permitted == 1)
+        await until(lambda: passed(kext.counters()) == 1)
         tasks += [asyncio.ensure_future(read_batches(kext)) for _ in range(2)]
         await asyncio.sleep(0)
         begun = time.monotonic()
@@ -436,15 +477,16 @@ def test_closing_while_tasks_wait_ends_their_loops(loops, slow, where):
     run(loops, main)
 
 
-def test_an_error_in_the_block_closes_too(loops):
+@both
+def test_an_error_in_the_block_closes_too(host, loops):
     async def main() -> None:
         with pytest.raises(ZeroDivisionError):
-            async with pk.open_async("synthetic:10") as kext:
+            async with host.open_async("synthetic:10") as kext:
                 async for _ in kext:
                     1 / 0  # noqa: B018
         assert kext.closed
         counters = kext.counters()
-        assert (counters.held, counters["permitted_no_reader"]) == (0, counters.seen)
+        assert (counters.held, counters["permitted_no_reader"]) == (0, shown(counters))
         if LINUX:
             assert readers() == 0
 
@@ -622,9 +664,12 @@ def test_a_batch_is_no_larger_than_asked_for_whoever_fetched_it(loops):
     run(loops, main)
 
 
-def test_the_calls_of_a_session_are_plain_calls(loops):
+@both
+def test_the_calls_of_a_session_are_plain_calls(host, loops):
+    device = host.device("synthetic:5")
+
     async def main() -> None:
-        async with pk.open_async("synthetic:5", payload=8) as kext:
+        async with pk.open_async(device, payload=8) as kext:
             events = kext.connection_events()
             request = await anext(kext)
             assert kext.get_payload(request.id)[:8] == request.payload
@@ -635,8 +680,9 @@ def test_the_calls_of_a_session_are_plain_calls(loops):
             assert kext.config.hold_limit_ms == 5_000
             kext.clear_cache()
             assert (list(events), events.lost) == ([], 0), "the cache has not met it yet"
-            assert kext.replay_report().presented == 5
-            assert kext.device == "synthetic:5"
+            assert kext.device == device
+            if not host.is_driver:
+                assert kext.replay_report().presented == 5
 
     run(loops, main)
 
@@ -661,7 +707,7 @@ INTERRUPTED = """
 import asyncio, sys
 import portmaster_kext as pk
 async def main():
-    async with pk.open_async("replay:" + sys.argv[1], realtime=True) as kext:
+    async with pk.open_async(sys.argv[1], realtime=True) as kext:
         try:
             async for request in kext:
                 request.accept()
@@ -676,9 +722,10 @@ except KeyboardInterrupt:
 """
 
 
+@both
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
-def test_ctrl_c_ends_a_wait(tmp_path):
-    command = [sys.executable, "-c", INTERRUPTED, builders.slow(tmp_path)]
+def test_ctrl_c_ends_a_wait(host, slow):
+    command = [sys.executable, "-c", INTERRUPTED, host.device(slow, realtime=True)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "waiting\n"
         begun = time.monotonic()

@@ -8,12 +8,15 @@ from ipaddress import IPv4Address
 import portmaster_kext as pk
 import pytest
 from builders import CLIENT, ipv4, syn, udp_datagram
+from hosts import both
 
 
+@both
 def test_the_defaults_are_those_of_the_extension(opened):
     assert opened(syn(80)).config == pk.Config()
 
 
+@both
 def test_every_field_goes_there_and_back(opened):
     wanted = pk.Config(
         no_reader=pk.FallbackPolicy.BLOCK,
@@ -41,6 +44,7 @@ def test_every_field_goes_there_and_back(opened):
     assert opened(syn(80), config=wanted).config == wanted
 
 
+@both
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
@@ -83,6 +87,7 @@ def test_something_else_than_a_configuration_is_refused(opened):
         kext.config = None
 
 
+@both
 def test_ask_all_asks_for_broadcast_and_multicast(opened):
     packets = [
         ipv4(CLIENT, "255.255.255.255", 17, udp_datagram(1_000, 1_001)),
@@ -94,6 +99,7 @@ def test_ask_all_asks_for_broadcast_and_multicast(opened):
     assert kext.config == pk.Config().ask_all()
 
 
+@both
 def test_ask_each_packet(opened):
     kext = opened(syn(80), syn(80), syn(80), config=pk.Config(ask_each_packet=True))
     assert len(list(kext)) == 3

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import portmaster_kext as pk
 import pytest
 from builders import datagram, syn
+from hosts import both
 
 NEVER = 3_600.0
 """An interval that no test sees the end of."""
@@ -19,6 +20,7 @@ def applied(kext: pk.Kext) -> int:
     return kext.counters().events["verdict_applied"]
 
 
+@both
 def test_flush_sends_and_tells_nothing_if_all_were_in_time(opened):
     kext = opened(syn(1), syn(2), flush_interval=NEVER)
     for request in kext:
@@ -28,6 +30,7 @@ def test_flush_sends_and_tells_nothing_if_all_were_in_time(opened):
     assert applied(kext) == 2
 
 
+@both
 def test_the_end_of_the_requests_sends_what_waits(opened):
     kext = opened(*(syn(port) for port in range(1, 101)), flush_interval=NEVER)
     for request in kext:
@@ -72,6 +75,7 @@ def test_without_an_interval_each_error_is_raised_where_it_belongs(opened):
     kext.flush()
 
 
+@both
 def test_a_payload_of_a_decided_packet_is_not_held(opened):
     kext = opened(syn(1), syn(2), flush_interval=NEVER)
     first, second = kext
@@ -82,6 +86,7 @@ def test_a_payload_of_a_decided_packet_is_not_held(opened):
     assert caught.value.first == (pk.Verdict.DROP, False)
 
 
+@both
 def test_closing_sends_what_waits(opened):
     kext = opened(syn(1), flush_interval=NEVER)
     next(kext).drop()
@@ -119,8 +124,9 @@ def test_thousands_in_random_order_from_several_threads(threads):
                 request.accept()
 
 
-def test_one_of_many_threads_wins_and_the_others_are_told():
-    with pk.open("synthetic:200") as kext:
+@both
+def test_one_of_many_threads_wins_and_the_others_are_told(host):
+    with host.open("synthetic:200") as kext:
         requests = list(kext)
         won, stood = [], []
         barrier = threading.Barrier(4)

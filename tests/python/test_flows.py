@@ -11,6 +11,7 @@ import numpy as np
 import portmaster_kext as pk
 import pytest
 from builders import request, syn, syn_ack
+from hosts import both
 
 NUMBERS = [
     "local_port",
@@ -47,6 +48,7 @@ def kext(opened) -> pk.Kext:
     return kext
 
 
+@both
 def test_flows_one_by_one_and_as_arrays_are_the_same(kext):
     flows = kext.flows()
     listed = list(flows)
@@ -68,13 +70,15 @@ def test_flows_one_by_one_and_as_arrays_are_the_same(kext):
     assert repr(batch) == "<FlowBatch of 3 flows>"
 
 
-def test_more_flows_than_a_page(tmp_path):
-    with pk.open("synthetic:3000") as kext:
+@both
+def test_more_flows_than_a_page(host):
+    with host.open("synthetic:3000") as kext:
         for batch in kext.batches():
             batch.set_verdicts(pk.Verdict.ACCEPT)
         assert len(list(kext.flows())) == len(kext.flows().columns()) == 3_000
 
 
+@both
 def test_ended_flows_are_told_from_when_they_are_asked_for(opened):
     kext = opened(*(syn(port) for port in range(1, 6)), *(syn(port) for port in range(1, 6)))
     with kext.connection_events() as events:

@@ -14,8 +14,10 @@ import builders
 import portmaster_kext as pk
 import pytest
 from builders import frame, header, record, syn
+from hosts import both, passed, shown
 
 
+@both
 def test_several_readers_share_the_requests(opened):
     kext = opened(*(syn(port) for port in range(1, 501)))
 
@@ -25,9 +27,10 @@ def test_several_readers_share_the_requests(opened):
     with ThreadPoolExecutor(4) as pool:
         ports = sorted(port for ports in pool.map(read, range(4)) for port in ports)
     assert ports == list(range(1, 501)), "each once, none lost"
-    assert kext.counters().permitted == 500
+    assert passed(kext.counters()) == 500
 
 
+@both
 def test_verdicts_from_other_threads(opened):
     kext = opened(*(syn(port) for port in range(1, 401)))
     requests = list(kext)
@@ -38,6 +41,7 @@ def test_verdicts_from_other_threads(opened):
     assert counters.balanced
 
 
+@both
 def test_one_verdict_of_many_wins(opened):
     kext = opened(syn(80))
     verdict_request = next(kext)
@@ -57,12 +61,13 @@ def test_one_verdict_of_many_wins(opened):
 
 @pytest.fixture
 def slow(tmp_path):
-    """The path of a capture whose second packet comes an hour after its first."""
-    return builders.slow(tmp_path)
+    """A capture whose second packet comes an hour after its first."""
+    return f"replay:{builders.slow(tmp_path)}"
 
 
-def test_closing_from_another_thread_ends_the_loop(slow):
-    kext = pk.open(f"replay:{slow}", realtime=True, local=[builders.CLIENT])
+@both
+def test_closing_from_another_thread_ends_the_loop(host, slow):
+    kext = host.open(slow, realtime=True, local=[builders.CLIENT])
     got = []
     reader = threading.Thread(target=lambda: got.extend(r.remote_port for r in kext))
     reader.start()
@@ -138,17 +143,19 @@ def test_no_request_is_lost_by_a_signal_in_a_loop(opened):
 INTERRUPTED = """
 import sys, time
 import portmaster_kext as pk
-with pk.open("replay:" + sys.argv[1], realtime=True, local=["192.0.2.10"]) as kext:
+with pk.open(sys.argv[1], realtime=True, local=["192.0.2.10"]) as kext:
     for request in kext:
         request.accept()
         print("waiting", flush=True)
 """
 
 
+@both
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
-def test_ctrl_c_ends_a_blocking_loop_at_once(slow):
+def test_ctrl_c_ends_a_blocking_loop_at_once(host, slow):
+    device = host.device(slow, realtime=True, local=[builders.CLIENT])
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(slow)],
+        [sys.executable, "-c", INTERRUPTED, device],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -166,8 +173,9 @@ def test_ctrl_c_ends_a_blocking_loop_at_once(slow):
         assert process.wait(10) == -signal.SIGINT
 
 
-def test_a_wait_lets_other_threads_run(slow):
-    with pk.open(f"replay:{slow}", realtime=True, local=[builders.CLIENT]) as kext:
+@both
+def test_a_wait_lets_other_threads_run(host, slow):
+    with host.open(slow, realtime=True, local=[builders.CLIENT]) as kext:
         next(kext).accept()
         reader = threading.Thread(target=lambda: next(kext, None))
         reader.start()
@@ -175,6 +183,6 @@ def test_a_wait_lets_other_threads_run(slow):
         total = sum(range(200_000))
         assert total
         assert time.monotonic() - begun < 1
-        assert kext.counters().seen == 1, "other calls go on while one waits"
+        assert shown(kext.counters()) == 1, "other calls go on while one waits"
     reader.join(5)
     assert not reader.is_alive()

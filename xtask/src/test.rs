@@ -9,7 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::interleavings;
 use crate::no_std;
 use crate::report::{Counts, Step, report};
-use crate::run::{run, succeeded, watched, works};
+use crate::run::{output, run, succeeded, watched, works};
 use crate::venv::Venv;
 use crate::workspace::{Workspace, extension, files_below};
 
@@ -60,6 +60,12 @@ const TIERS: &[Step] = &[
         run: ntsim,
     },
     Step {
+        name: "ntsim-python",
+        about: "the public Python interface over that driver, by tests that the replay passes too",
+        promised: true,
+        run: ntsim_python,
+    },
+    Step {
         name: "memcheck",
         about: "the same driver under Valgrind, which sees each byte that it reads or writes",
         promised: true,
@@ -102,8 +108,8 @@ fn unit(workspace: &Workspace) -> Result<Counts> {
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     // The Python module cannot be linked into a test program; the tier `replay` tests it.
     cargo.args(["--exclude", "portmaster-kext-native"]);
-    // Its tests load drivers, which the tier `ntsim` builds.
-    cargo.args(["--exclude", "kext-ntsim"]);
+    // Their tests load drivers, which the tiers `ntsim` and `ntsim-python` build.
+    cargo.args(["--exclude", "kext-ntsim", "--exclude", "kext-ntsim-server"]);
     let (status, seen) = watched(&mut cargo)?;
     let counts = count_cargo(&seen);
     if counts.failed == 0 {
@@ -114,10 +120,43 @@ fn unit(workspace: &Workspace) -> Result<Counts> {
 }
 
 fn replay(workspace: &Workspace) -> Result<Counts> {
+    pytest(
+        with_package(workspace)?
+            .python()
+            .args(["-m", "pytest", "-m", "not ntsim"]),
+    )
+}
+
+fn ntsim_python(workspace: &Workspace) -> Result<Counts> {
+    build_drivers(workspace)?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "kext-ntsim-server"]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    let server = executable(&output(&mut cargo)?).ok_or_else(|| {
+        Failure::Faults(vec!["cargo does not say where kext-ntsim-server is".into()])
+    })?;
+    let venv = with_package(workspace)?;
+    pytest(
+        venv.python()
+            .args(["-m", "pytest", "-m", "ntsim"])
+            .env("NTSIM_SERVER", server),
+    )
+}
+
+/// Where cargo has put the program, by its messages in JSON.
+fn executable(messages: &str) -> Option<String> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+}
+
+/// The environment, with the package and what tests need.
+fn with_package(workspace: &Workspace) -> Result<Venv<'_>> {
     let venv = Venv::open(workspace)?;
     venv.install_package()?;
     venv.install_tools()?;
-    pytest(&venv, &[])
+    Ok(venv)
 }
 
 fn emulator(workspace: &Workspace) -> Result<Counts> {
@@ -130,14 +169,12 @@ fn emulator(workspace: &Workspace) -> Result<Counts> {
             "see to it that pip reaches PyPI; versions are in pyproject.toml",
         ));
     }
-    pytest(&venv, &["tests/emulator"])
+    pytest(venv.python().args(["-m", "pytest", "tests/emulator"]))
 }
 
-/// Runs pytest over these folders, or over those that pyproject.toml names.
-fn pytest(venv: &Venv<'_>, folders: &[&str]) -> Result<Counts> {
-    let mut pytest = venv.python();
-    pytest.args(["-m", "pytest"]).args(folders);
-    let (status, seen) = watched(&mut pytest)?;
+/// Runs pytest, and counts.
+fn pytest(pytest: &mut Command) -> Result<Counts> {
+    let (status, seen) = watched(pytest)?;
     let counts = seen
         .lines()
         .rev()
@@ -145,7 +182,7 @@ fn pytest(venv: &Venv<'_>, folders: &[&str]) -> Result<Counts> {
         .unwrap_or_default();
     // Status 5: nothing was collected. The report then says that nothing ran.
     if counts.failed == 0 && status.code() != Some(5) {
-        succeeded(&pytest, status)?;
+        succeeded(pytest, status)?;
     }
     Ok(counts)
 }
@@ -167,15 +204,20 @@ fn memcheck(workspace: &Workspace) -> Result<Counts> {
     run_in_ntsim(workspace, &["--test", "memcheck"])
 }
 
-/// Runs some tests of the simulated kernel, with the drivers that they load.
-fn run_in_ntsim(workspace: &Workspace, tests: &[&str]) -> Result<Counts> {
+/// Builds the drivers that ntsim loads.
+fn build_drivers(workspace: &Workspace) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err(Failure::missing(
             "the driver is code for x86-64, and the simulated kernel is for Linux",
             "run this tier on Linux, on such a machine",
         ));
     }
-    driver::build_for_ntsim(workspace)?;
+    driver::build_for_ntsim(workspace)
+}
+
+/// Runs some tests of the simulated kernel, with the drivers that they load.
+fn run_in_ntsim(workspace: &Workspace, tests: &[&str]) -> Result<Counts> {
+    build_drivers(workspace)?;
     let mut cargo = workspace.cargo();
     cargo.args([
         "test",
@@ -305,6 +347,15 @@ mod tests {
             a line that says: test result: ok. 9 passed\n\
             test result: FAILED. 40 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.10s\n";
         assert_eq!(count_cargo(seen), counts(43, 2, 1));
+    }
+
+    #[test]
+    fn cargo_says_where_a_program_is() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"executable\":\"/target/release/x\"}\n\
+            {\"reason\":\"build-finished\",\"success\":true}\n";
+        assert_eq!(executable(messages).as_deref(), Some("/target/release/x"));
+        assert_eq!(executable("{}\nno JSON"), None);
     }
 
     #[test]
