@@ -6,8 +6,9 @@
 //!
 //! - [`Headers::parse`] walks a packet to its 5-tuple;
 //! - [`reply::build`] makes the answer to a blocked packet;
+//! - [`stand_in`] makes the packet that stands for a connect;
 //! - [`rewrite::rewrite`] changes addresses and ports in place;
-//! - [`checksum`] holds the arithmetic of all three.
+//! - [`checksum`] holds the arithmetic of them all.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,11 +21,13 @@ extern crate std;
 mod bytes;
 mod error;
 mod extensions;
+mod frame;
 mod headers;
 mod ipv4;
 mod ipv6;
 #[cfg(test)]
 mod properties;
+mod syn;
 mod transport;
 
 pub mod checksum;
@@ -38,4 +41,5 @@ pub use extensions::{MAX_EXTENSION_BYTES, MAX_EXTENSIONS};
 pub use headers::{Fragment, Headers};
 pub use reply::{MAX_REPLY_LEN, Reply, ReplyForbidden, ReplyKind};
 pub use rewrite::{Rewrite, RewriteError};
+pub use syn::{MAX_STAND_IN_LEN, stand_in};
 pub use transport::{IcmpMessage, TcpFlags, TcpSegment, TransportInfo};

@@ -5,7 +5,7 @@ use core::fmt;
 use kext_types::{Address, IpVersion, protocol};
 
 use crate::bytes::put;
-use crate::checksum::{self, Sum};
+use crate::frame::Frame;
 use crate::transport::{IcmpMessage, TCP_HEADER, TcpFlags, TcpSegment, TransportInfo};
 use crate::{Headers, ipv4, ipv6};
 
@@ -93,14 +93,14 @@ pub fn build(
     if whole.len() < usize::from(headers.transport) {
         return Err(ReplyForbidden::Mismatch);
     }
-    let frame = Frame {
+    let answered = Answered {
         headers,
         identification,
     };
     if let TransportInfo::Tcp(segment) = headers.transport_info {
-        frame.reset(segment, out)
+        answered.reset(segment, out)
     } else {
-        frame.unreachable(whole, out)
+        answered.unreachable(whole, out)
     }
     .ok_or(ReplyForbidden::NoRoom)
 }
@@ -167,17 +167,15 @@ fn is_query(version: IpVersion, message: IcmpMessage) -> bool {
 const MAX_IPV4_ERROR: usize = 576;
 /// The ICMP header of an error: type, code, checksum, four unused bytes.
 const ICMP_HEADER: usize = 8;
-/// TTL and hop limit of replies (RFC 1700 "IP TIME TO LIVE PARAMETER").
-const HOP_LIMIT: u8 = 64;
 
 /// What every reply to one packet has in common.
-struct Frame<'a> {
+struct Answered<'a> {
     /// Of the packet to be answered.
     headers: &'a Headers,
     identification: u16,
 }
 
-impl Frame<'_> {
+impl Answered<'_> {
     /// RFC 9293 §3.10.7.1: the answer of a connection that does not exist.
     fn reset(&self, segment: TcpSegment, out: &mut [u8]) -> Option<Reply> {
         const NO_OPTIONS: u8 = (TCP_HEADER as u8 / 4) << 4;
@@ -227,52 +225,13 @@ impl Frame<'_> {
     /// Writes a packet from the answered packet's destination to its source; `None` if it does
     /// not fit.
     fn write(&self, number: u8, header: &[u8], data: &[u8], out: &mut [u8]) -> Option<usize> {
-        // At most MAX_REPLY_LEN, by the callers' lengths.
-        let payload_len = (header.len() + data.len()) as u16;
-        let start = match self.headers.version {
-            IpVersion::V4 => self.ipv4_header(number, payload_len, out)?,
-            IpVersion::V6 => self.ipv6_header(number, payload_len, out)?,
+        let frame = Frame {
+            version: self.headers.version,
+            source: self.headers.destination,
+            destination: self.headers.source,
+            identification: self.identification,
         };
-        put(out, start, header)?;
-        put(out, start + header.len(), data)?;
-
-        let placement = checksum::placement(self.headers.version, number)?;
-        let sum = if placement.has_pseudo_header {
-            let Headers {
-                version,
-                source,
-                destination,
-                ..
-            } = *self.headers;
-            Sum::pseudo_header(version, destination, source, number, payload_len.into())
-        } else {
-            Sum::new()
-        };
-        let checksum = sum.add_bytes(header).add_bytes(data).checksum();
-        put(out, start + placement.offset, &checksum.to_be_bytes())?;
-        Some(start + usize::from(payload_len))
-    }
-
-    fn ipv4_header(&self, number: u8, payload_len: u16, out: &mut [u8]) -> Option<usize> {
-        const VERSION_AND_LENGTH: u8 = 0x45;
-        let total_len = ipv4::MIN_HEADER as u16 + payload_len;
-        put(out, 0, &[VERSION_AND_LENGTH, 0])?;
-        put(out, 2, &total_len.to_be_bytes())?;
-        put(out, 4, &self.identification.to_be_bytes())?;
-        put(out, 6, &[0, 0, HOP_LIMIT, number])?;
-        put(out, 12, &self.headers.destination.v4_bytes())?;
-        put(out, 16, &self.headers.source.v4_bytes())?;
-        checksum::fill_ipv4_header(out)?;
-        Some(ipv4::MIN_HEADER)
-    }
-
-    fn ipv6_header(&self, number: u8, payload_len: u16, out: &mut [u8]) -> Option<usize> {
-        put(out, 0, &[0x60, 0, 0, 0])?;
-        put(out, 4, &payload_len.to_be_bytes())?;
-        put(out, 6, &[number, HOP_LIMIT])?;
-        put(out, 8, &self.headers.destination.bytes())?;
-        put(out, 24, &self.headers.source.bytes())?;
-        Some(ipv6::HEADER)
+        frame.write(number, header, data, out)
     }
 }
 

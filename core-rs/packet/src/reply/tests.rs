@@ -4,6 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::vec::Vec;
 
 use super::*;
+use crate::checksum::Sum;
 use crate::testing::{self, Tcp, parse};
 use crate::{ParseErrorKind, checksum};
 
