@@ -106,6 +106,11 @@ class Config:
     """For packets between this machine and its own redirect targets."""
     ask_each_packet: bool = False
     """Raise a request for each held packet, not only for the first of a flow."""
+    hold_connects: bool = False
+    """Hold a TCP connect until its verdict, so that a program that is refused is told so at once.
+
+    Only where the host has connects to hold: the Windows driver. In a replay it changes nothing.
+    """
     loop_limit: int = 3
     """How often a packet may be injected by us before the loop guard drops it, 1 to 255."""
     hold_limit_ms: int = 30_000

@@ -34,6 +34,7 @@ pub(crate) fn read(config: &Bound<'_, PyAny>) -> PyResult<Config> {
         multicast: member(config, "multicast", Special::from_number)?,
         fast_track: member(config, "fast_track", Special::from_number)?,
         ask_each_packet: field(config, "ask_each_packet")?.is_truthy()?,
+        hold_connects: field(config, "hold_connects")?.is_truthy()?,
         loop_limit: number(config, "loop_limit", "1 to 255")?,
         hold_limit_ms: number(config, "hold_limit_ms", "100 to 600000")?,
         flow_idle_ms: number(config, "flow_idle_ms", "1000 to 86400000")?,
@@ -73,6 +74,7 @@ pub(crate) fn write<'py>(py: Python<'py>, config: &Config) -> PyResult<Bound<'py
     fields.set_item("multicast", config.multicast.number())?;
     fields.set_item("fast_track", config.fast_track.number())?;
     fields.set_item("ask_each_packet", config.ask_each_packet)?;
+    fields.set_item("hold_connects", config.hold_connects)?;
     fields.set_item("loop_limit", config.loop_limit)?;
     fields.set_item("hold_limit_ms", config.hold_limit_ms)?;
     fields.set_item("flow_idle_ms", config.flow_idle_ms)?;

@@ -28,6 +28,7 @@ def test_every_field_goes_there_and_back(opened):
         multicast=pk.Special.ASK,
         fast_track=pk.Special.ASK,
         ask_each_packet=True,
+        hold_connects=True,
         loop_limit=255,
         hold_limit_ms=100,
         flow_idle_ms=86_400_000,

@@ -116,6 +116,9 @@ pub struct Config {
     pub fast_track: Special,
     /// Raise a request for each held packet, not only for the first of a flow.
     pub ask_each_packet: bool,
+    /// Hold a TCP connect until its verdict, where the host can, so that a program that is refused
+    /// is told so at once.
+    pub hold_connects: bool,
     /// How many times a packet may be injected by us before the loop guard drops it, 1 to 255.
     pub loop_limit: u8,
     /// The longest time a packet is held, in milliseconds, 100 to 600,000.
@@ -144,6 +147,7 @@ impl Default for Config {
             multicast: Special::Permit,
             fast_track: Special::Permit,
             ask_each_packet: false,
+            hold_connects: false,
             loop_limit: 3,
             hold_limit_ms: 30_000,
             flow_idle_ms: 600_000,

@@ -100,6 +100,9 @@ counted! {
         PermittedFastTrack = 9, "permitted_fast_track";
         /// The extension injected it itself.
         PermittedInjected = 10, "permitted_injected";
+        /// No packet, but a connect that was to wait for its verdict, and goes on: its packets are counted
+        /// on their own.
+        PermittedConnect = 11, "permitted_connect";
 
         /// A cached verdict of its flow blocked it.
         BlockedCache = 100, "blocked_cache";
@@ -114,6 +117,8 @@ counted! {
         /// It is a fragment, and the policy for that is to block; or one that no honest sender makes, or
         /// that overlaps others.
         BlockedFragment = 105, "blocked_fragment";
+        /// No packet, but a connect that was refused before it sent one.
+        BlockedConnect = 106, "blocked_connect";
 
         /// A cached verdict of its flow dropped it.
         DroppedCache = 200, "dropped_cache";
@@ -141,6 +146,8 @@ counted! {
         DroppedInjectFailed = 211, "dropped_inject_failed";
         /// The code forgot to settle it: a defect, if ever it is not zero.
         DroppedUnsettled = 212, "dropped_unsettled";
+        /// No packet, but a connect that was refused before it sent one, by a verdict to drop.
+        DroppedConnect = 213, "dropped_connect";
 
         /// A cached verdict of its flow redirected it.
         RedirectedCache = 300, "redirected_cache";
@@ -200,6 +207,9 @@ counted! {
         FlowExpired = 1015, "flow_expired";
         /// Times the verdict cache was cleared.
         CacheCleared = 1016, "cache_cleared";
+        /// Connects that could not wait for their verdict, or had to make room: their packets are asked
+        /// about, as if connects were not held.
+        ConnectNotHeld = 1017, "connect_not_held";
     }
 }
 

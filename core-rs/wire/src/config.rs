@@ -74,7 +74,8 @@ struct RawConfig {
     loop_limit: u8,
     dns_port: U16,
     tunnel_port: U16,
-    reserved: [u8; 2],
+    hold_connects: u8,
+    reserved: [u8; 1],
     hold_limit_ms: U32,
     flow_idle_ms: U32,
     flow_closed_ms: U32,
@@ -88,7 +89,7 @@ struct RawConfig {
 layout!(RawConfig: 72 {
     no_reader: 0, unparsable: 1, hold_limit: 2, fragments: 3, infrastructure: 4, broadcast: 5,
     multicast: 6, fast_track: 7, ask_each_packet: 8, loop_limit: 9, dns_port: 10,
-    tunnel_port: 12, reserved: 14, hold_limit_ms: 16, flow_idle_ms: 20, flow_closed_ms: 24,
+    tunnel_port: 12, hold_connects: 14, reserved: 15, hold_limit_ms: 16, flow_idle_ms: 20, flow_closed_ms: 24,
     replies_per_second: 28, dns_v4: 32, tunnel_v4: 36, dns_v6: 40, tunnel_v6: 56,
 });
 
@@ -143,7 +144,8 @@ impl From<&Config> for RawConfig {
             loop_limit: config.loop_limit,
             dns_port: U16::new(dns.port),
             tunnel_port: U16::new(tunnel.port),
-            reserved: [0; 2],
+            hold_connects: config.hold_connects.into(),
+            reserved: [0; 1],
             hold_limit_ms: U32::new(config.hold_limit_ms),
             flow_idle_ms: U32::new(config.flow_idle_ms),
             flow_closed_ms: U32::new(config.flow_closed_ms),
@@ -182,6 +184,7 @@ impl RawConfig {
             multicast: number!(self, place, multicast, Special::from_number),
             fast_track: number!(self, place, fast_track, Special::from_number),
             ask_each_packet: number!(self, place, ask_each_packet, flag),
+            hold_connects: number!(self, place, hold_connects, flag),
             loop_limit: self.loop_limit,
             hold_limit_ms: self.hold_limit_ms.get(),
             flow_idle_ms: self.flow_idle_ms.get(),

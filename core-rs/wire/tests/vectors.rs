@@ -352,6 +352,8 @@ fn configuration() {
         multicast: Special::Ask,
         fast_track: Special::Ask,
         ask_each_packet: true,
+        // The message is that of the time before this field: it means the same still.
+        hold_connects: false,
         loop_limit: 255,
         hold_limit_ms: 100,
         flow_idle_ms: 86_400_000,
@@ -378,6 +380,14 @@ fn configuration() {
             "ext/set_config_request.bin",
             ConfigMessage::SetRequest,
             changed,
+        ),
+        (
+            "ext/set_config_request_hold_connects.bin",
+            ConfigMessage::SetRequest,
+            Config {
+                hold_connects: true,
+                ..changed
+            },
         ),
         (
             "ext/set_config_response.bin",
