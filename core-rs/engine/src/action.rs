@@ -13,7 +13,7 @@ pub enum Action {
     Permit(Reason),
     /// Discard it and answer it, where an answer is allowed.
     Block(Reason),
-    /// Discard it in silence.
+    /// Discard it in silence: so ends, whatever the reason, what stands for a connect as well.
     Drop(Reason),
     /// Let it go with other addresses and ports.
     Redirect(Reason, Rewrite),

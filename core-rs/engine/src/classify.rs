@@ -1,12 +1,13 @@
 //! What happens to a packet that the host presents: the rules in their order.
 
-use kext_packet::Headers;
+use kext_packet::{Headers, TcpFlags, TransportInfo};
 use kext_sync::atomic::Ordering;
 use kext_sync::{Guard, RawLock};
 use kext_types::{Arrival, Direction, FlowKey, FragmentPolicy, Reason, Timestamp, Verdict};
 
 use crate::Engine;
 use crate::action::{self, Action, Fate, Met, Settled};
+use crate::connects::ConnectId;
 use crate::counters::{Lane, Obligation, Tally};
 use crate::fragments::{EARLY_FRAGMENTS, FragmentTable, Later, Origin};
 use crate::packet_bytes::{PacketBytes, has_all};
@@ -73,8 +74,7 @@ pub(crate) struct Presented<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) headers: Headers,
     pub(crate) arrival: &'a Arrival,
-    /// Whether it is an ICMP error that goes the way of the flow that it is about.
-    pub(crate) is_about_another: bool,
+    pub(crate) what: What,
     pub(crate) now: Timestamp,
     pub(crate) policies: Policies,
     pub(crate) counters: Tally<'a>,
@@ -91,7 +91,25 @@ struct Undecided {
     again: bool,
 }
 
+/// What is presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A packet of its flow.
+    Packet,
+    /// An ICMP error that goes the way of the flow that it is about.
+    AboutAnother,
+    /// No packet: it stands for this connect.
+    Connect(ConnectId),
+}
+
 impl Presented<'_> {
+    /// Whether it may be the first packet of a connect of this machine.
+    pub(crate) fn may_open(&self) -> bool {
+        self.arrival.direction == Direction::Outbound
+            && matches!(self.headers.transport_info, TransportInfo::Tcp(segment)
+                if segment.flags.contains(TcpFlags::SYN))
+    }
+
     fn settle<'a>(&self, obligation: Obligation<'a>, action: Action) -> Classified<'a> {
         settle(obligation, action, Some(self.headers))
     }
@@ -251,7 +269,7 @@ impl<R: RawLock> Engine<R> {
             bytes: bytes.get(..headers.total_len as usize).unwrap_or(bytes),
             headers,
             arrival,
-            is_about_another: false,
+            what: What::Packet,
             now,
             policies,
             counters,
@@ -351,6 +369,10 @@ impl<R: RawLock> Engine<R> {
             let action = self.cached_action(packet, hash, flow, &fate);
             return packet.settle(obligation, action);
         }
+        if let Some(action) = packets.first_of_connect(hash, flow, packet) {
+            drop(packets);
+            return packet.settle(obligation, action);
+        }
         // Under the lock, or what is told meanwhile could be missed.
         let known = packet.arrival.process_id;
         let arrival = Arrival {
@@ -387,7 +409,7 @@ impl<R: RawLock> Engine<R> {
         if !packets.is_pending(hash, &flow) {
             return Joined::UnknownFlow;
         }
-        packet.is_about_another = true;
+        packet.what = What::AboutAnother;
         let hold = packets.hold(hash, &flow, packet);
         Joined::Pending(hold, packets)
     }

@@ -55,6 +55,12 @@ impl FlowStats {
         }
     }
 
+    /// A connect of this process begins the flow: it is no packet yet.
+    pub(crate) fn begin(&mut self, process_id: Option<ProcessId>, now: Timestamp) {
+        self.process_id = process_id.or(self.process_id);
+        self.last_seen = self.last_seen.max(now);
+    }
+
     /// Adds an ICMP error about the flow. That is no sign that the flow goes on, since anybody can send
     /// one, nor of whose it is.
     #[inline(always)]

@@ -8,6 +8,9 @@
 //! lets every held packet of the flow go in order of arrival, then stands in the verdict cache, where
 //! the flow's next packets find it at once. Idle for too long, the flow is asked for again.
 //!
+//! Where the host can hold a connect before its first packet, a flow may begin so: see
+//! [`Engine::authorize`].
+//!
 //! # Rules of this crate
 //!
 //! It owns no packet that the host owns, calls nobody back except to allocate a buffer, and never
@@ -23,8 +26,10 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod authorize;
 mod blocks;
 mod classify;
+mod connects;
 mod counters;
 mod events;
 mod flow_stats;
@@ -59,6 +64,7 @@ use kext_types::{
 
 pub use action::{Action, Release, Settled};
 pub use classify::{Classified, EarlyFragment};
+pub use connects::{Authorized, ConnectId, MAX_CONNECTS};
 pub use counters::{Counters, Lane, Obligation, Totals};
 pub use fragments::EARLY_FRAGMENTS;
 pub use ids::NotHeld;

@@ -3,7 +3,7 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 pub(crate) use alloc::vec::Vec;
 
@@ -55,6 +55,14 @@ impl<T> Deref for Own<T> {
     #[inline]
     fn deref(&self) -> &T {
         let [value] = &*self.0;
+        value
+    }
+}
+
+impl<T> DerefMut for Own<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        let [value] = &mut *self.0;
         value
     }
 }

@@ -11,11 +11,12 @@ use kext_types::{
 
 use crate::action::{Action, Fate, Met};
 use crate::blocks::{BlockPool, Chain, MAX_CHAIN};
-use crate::classify::Presented;
+use crate::classify::{Presented, What};
+use crate::connects::{ConnectId, Connects, Ending};
 use crate::counters::Tally;
 use crate::ids::{Ids, NotHeld};
 use crate::list::List;
-use crate::memory::OutOfMemory;
+use crate::memory::{OutOfMemory, Own};
 use crate::pending::{Decided, Pending};
 use crate::slots::{AGE, FLOW, Held, REQUEST, Slots, State};
 use crate::table::{Handle, Table};
@@ -81,12 +82,15 @@ pub enum Delivery<T> {
 pub(crate) struct Packets<R> {
     cache: Lock<R, PacketCache>,
     queued: AtomicU32,
+    /// How many connects are known, and how many of them the host is to end; likewise.
+    connects: AtomicU32,
+    decided_connects: AtomicU32,
 }
 
 /// The packet cache, locked.
 pub(crate) struct PacketsGuard<'a, R: RawLock> {
     cache: Guard<'a, R, PacketCache>,
-    queued: &'a AtomicU32,
+    shown: &'a Packets<R>,
 }
 
 impl<R: RawLock> Packets<R> {
@@ -94,19 +98,31 @@ impl<R: RawLock> Packets<R> {
         Ok(Self {
             cache: Lock::new(PacketCache::try_new(capacities)?),
             queued: AtomicU32::new(0),
+            connects: AtomicU32::new(0),
+            decided_connects: AtomicU32::new(0),
         })
     }
 
     pub(crate) fn lock(&self) -> PacketsGuard<'_, R> {
         PacketsGuard {
             cache: self.cache.lock(),
-            queued: &self.queued,
+            shown: self,
         }
     }
 
     /// How many requests wait for a reader.
     pub(crate) fn queued_requests(&self) -> u32 {
         self.queued.load(Ordering::Acquire)
+    }
+
+    /// How many connects are known: held ones, and those that were a moment ago.
+    pub(crate) fn connects(&self) -> u32 {
+        self.connects.load(Ordering::Acquire)
+    }
+
+    /// How many of them the host is to end.
+    pub(crate) fn decided_connects(&self) -> u32 {
+        self.decided_connects.load(Ordering::Acquire)
     }
 }
 
@@ -126,9 +142,15 @@ impl<R: RawLock> core::ops::DerefMut for PacketsGuard<'_, R> {
 
 impl<R: RawLock> Drop for PacketsGuard<'_, R> {
     fn drop(&mut self) {
-        let queued = self.cache.requests.len();
-        if self.queued.load(Ordering::Relaxed) != queued {
-            self.queued.store(queued, Ordering::Release);
+        let connects = &self.cache.connects;
+        for (shown, now) in [
+            (&self.shown.queued, self.cache.requests.len()),
+            (&self.shown.connects, connects.len()),
+            (&self.shown.decided_connects, connects.decided()),
+        ] {
+            if shown.load(Ordering::Relaxed) != now {
+                shown.store(now, Ordering::Release);
+            }
         }
     }
 }
@@ -144,6 +166,8 @@ pub(crate) struct PacketCache {
     /// Whether those came first when it was last asked.
     continue_next: bool,
     ids: Ids,
+    /// Connects that a held packet stands for, or stood for a moment ago.
+    pub(crate) connects: Own<Connects>,
     flow_packets: u32,
     reader: bool,
     /// The number of the last id given while nobody read: what is held up to it is nobody's.
@@ -185,6 +209,7 @@ impl PacketCache {
             stalled: None,
             continue_next: false,
             ids: Ids::try_new(capacities)?,
+            connects: Own::try_new("connects", Connects::try_new)?,
             flow_packets: capacities.flow_packets,
             reader: false,
             abandoned: 0,
@@ -197,6 +222,10 @@ impl PacketCache {
         if !reader {
             self.abandoned = self.ids.last();
         }
+    }
+
+    pub(crate) const fn has_reader(&self) -> bool {
+        self.reader
     }
 
     /// Whether a packet is held that a reader left behind.
@@ -282,7 +311,7 @@ impl PacketCache {
         // The flow may have lost its last packet to make room. An error does not begin one.
         let pending = if self.pending.get(pending).is_some() {
             Some(pending)
-        } else if packet.is_about_another {
+        } else if packet.what == What::AboutAnother {
             None
         } else {
             self.new_pending(hash, flow, packet)
@@ -299,10 +328,10 @@ impl PacketCache {
             return Hold::Refused(Reason::DroppedUnsettled);
         };
         flow.packets.push_back(&mut self.slots, slot);
-        if packet.is_about_another {
-            flow.stats.add_traffic(packet.arrival, &packet.headers);
-        } else {
-            flow.stats.add(packet.arrival, &packet.headers, packet.now);
+        match packet.what {
+            What::Packet => flow.stats.add(packet.arrival, &packet.headers, packet.now),
+            What::AboutAnother => flow.stats.add_traffic(packet.arrival, &packet.headers),
+            What::Connect(_) => flow.stats.begin(packet.arrival.process_id, packet.now),
         }
         if !self.reader {
             self.abandoned = self.ids.last();
@@ -341,8 +370,27 @@ impl PacketCache {
         held.chain = chain;
         held.pending = pending;
         held.state = State::Unasked;
+        held.connect = None;
+        if let What::Connect(id) = packet.what {
+            held.connect = Some(id);
+            self.connects.held(id, slot);
+        }
         self.by_age.push_back(&mut self.slots, slot);
         Some(slot)
+    }
+
+    /// What is done with the first packet of a connect that a verdict for it alone let go on. It does
+    /// not overtake what is held of its flow.
+    pub(crate) fn first_of_connect(
+        &mut self,
+        hash: u64,
+        flow: &FlowKey,
+        packet: &Presented<'_>,
+    ) -> Option<Action> {
+        if self.connects.len() == 0 || !packet.may_open() || self.is_pending(hash, flow) {
+            return None;
+        }
+        self.connects.take_first(hash, flow, packet.now)
     }
 
     /// Whether packets of a flow are held.
@@ -391,6 +439,14 @@ impl PacketCache {
     /// Drops a held packet. Its flow is returned for a [`PacketCache::follow_up`].
     fn evict(&mut self, slot: u32, reason: Reason, counters: Tally<'_>) -> Option<Handle> {
         let taken = self.take(slot, VerdictOutcome::Evicted, 0)?;
+        let reason = match self.connect_of(&taken) {
+            None => reason,
+            Some(connect) => {
+                self.connects.stand_in_leaves(connect, slot, Ending::GoesOn);
+                counters.count(Event::ConnectNotHeld);
+                Reason::PermittedConnect
+            }
+        };
         counters.unhold().end(reason);
         self.give_back(&taken);
         Some(taken.pending)
@@ -593,6 +649,34 @@ impl PacketCache {
     /// What is known of a packet that is being let go.
     pub(crate) fn info(&self, taken: &Taken) -> Option<&RequestInfo> {
         Some(&self.slots.slot(taken.slot)?.info)
+    }
+
+    fn connect_of(&self, taken: &Taken) -> Option<ConnectId> {
+        self.slots.slot(taken.slot)?.connect
+    }
+
+    /// What is to be done with what is being let go, where this is to be done with a packet: what stands
+    /// for a connect is no packet, and goes nowhere. Its connect's wait ends with it. `lasting` says that
+    /// the flow is cached with this.
+    #[inline]
+    pub(crate) fn end_wait(&mut self, taken: &Taken, action: &mut Action, lasting: bool) {
+        if let Some(connect) = self.connect_of(taken) {
+            self.end_wait_of(connect, taken, action, lasting);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_wait_of(
+        &mut self,
+        connect: ConnectId,
+        taken: &Taken,
+        action: &mut Action,
+        lasting: bool,
+    ) {
+        let (ending, reason) = Ending::of(*action, lasting);
+        self.connects.stand_in_leaves(connect, taken.slot, ending);
+        *action = Action::Drop(reason);
     }
 
     /// What a fate does with a packet that is being let go.

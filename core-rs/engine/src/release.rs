@@ -86,8 +86,8 @@ impl<'a, R: RawLock> Releases<'a, R> {
     ) -> Option<Release<'a, B>> {
         let engine = self.engine;
         let counters = self.counters;
-        let (taken, action) = if let Some(first) = self.first.take() {
-            first
+        let (taken, mut action, lasting) = if let Some((taken, action)) = self.first.take() {
+            (taken, action, false)
         } else {
             let flow = self.flow.take()?;
             // A flow that has ended is ended here: the tick need not look at it.
@@ -103,8 +103,9 @@ impl<'a, R: RawLock> Releases<'a, R> {
             };
             self.flow = Some(flow);
             let action = packets.action(&taken, &fate)?;
-            (taken, action)
+            (taken, action, true)
         };
+        packets.end_wait(&taken, &mut action, lasting);
         self.budget = self.budget.saturating_sub(1);
         let info = *packets.info(&taken)?;
         let obligation = counters.unhold();
@@ -124,7 +125,8 @@ impl<R: RawLock> Drop for Releases<'_, R> {
             return;
         }
         let mut packets = self.engine.packets.lock();
-        if let Some((taken, _)) = self.first.take() {
+        if let Some((taken, mut action)) = self.first.take() {
+            packets.end_wait(&taken, &mut action, false);
             drop(self.counters.unhold());
             packets.carry::<[u8; 0]>(&taken, false, |_| None);
         }

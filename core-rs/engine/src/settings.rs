@@ -34,6 +34,7 @@ const ASK_BROADCAST: u8 = 2;
 const ASK_MULTICAST: u8 = 4;
 const ASK_FAST_TRACK: u8 = 8;
 const ASK_EACH_PACKET: u8 = 16;
+const HOLD_CONNECTS: u8 = 32;
 
 impl Policies {
     fn pack(config: &Config) -> u64 {
@@ -42,7 +43,8 @@ impl Policies {
             | flag(config.broadcast == Special::Ask, ASK_BROADCAST)
             | flag(config.multicast == Special::Ask, ASK_MULTICAST)
             | flag(config.fast_track == Special::Ask, ASK_FAST_TRACK)
-            | flag(config.ask_each_packet, ASK_EACH_PACKET);
+            | flag(config.ask_each_packet, ASK_EACH_PACKET)
+            | flag(config.hold_connects, HOLD_CONNECTS);
         [
             (config.no_reader.number(), NO_READER),
             (config.unparsable.number(), UNPARSABLE),
@@ -107,6 +109,10 @@ impl Policies {
 
     pub(crate) const fn asks_each_packet(self) -> bool {
         self.asks(ASK_EACH_PACKET)
+    }
+
+    pub(crate) const fn holds_connects(self) -> bool {
+        self.asks(HOLD_CONNECTS)
     }
 }
 
@@ -190,6 +196,7 @@ mod tests {
             fragments: FragmentPolicy::Permit,
             broadcast: Special::Ask,
             ask_each_packet: true,
+            hold_connects: true,
             loop_limit: 255,
             ..Config::default()
         };
@@ -204,5 +211,7 @@ mod tests {
         assert!(policies.permits_multicast());
         assert!(policies.permits_fast_track());
         assert!(policies.asks_each_packet());
+        assert!(policies.holds_connects());
+        assert!(!Policies(Policies::pack(&Config::default())).holds_connects());
     }
 }

@@ -6,6 +6,7 @@
 use kext_types::RequestInfo;
 
 use crate::blocks::Chain;
+use crate::connects::ConnectId;
 use crate::list::{Link, Links, List};
 use crate::memory::{OutOfMemory, Vec, filled};
 use crate::table::Handle;
@@ -38,6 +39,8 @@ pub(crate) struct Held {
     pub(crate) chain: Chain,
     pub(crate) pending: Handle,
     pub(crate) state: State,
+    /// The connect that it stands for, if it is no packet.
+    pub(crate) connect: Option<ConnectId>,
 }
 
 impl Held {
@@ -70,6 +73,7 @@ impl Slots {
                 chain: Chain::EMPTY,
                 pending: Handle::NONE,
                 state: State::Free,
+                connect: None,
             })?,
             free: List::EMPTY,
         };

@@ -15,6 +15,11 @@ pub(crate) struct Handle(u32);
 impl Handle {
     /// Of no entry.
     pub(crate) const NONE: Self = Self(u32::MAX);
+
+    /// Its place among the entries.
+    pub(crate) const fn place(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// An entry of the pool.
@@ -65,6 +70,11 @@ impl<K: Copy + Eq, V> Table<K, V> {
             free_len: entries,
             mask: buckets - 1,
         })
+    }
+
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len() - self.free_len
     }
 
     #[inline]
@@ -263,6 +273,7 @@ mod tests {
             let mut model = HashMap::new();
             for (step, (key, add)) in operations.into_iter().enumerate() {
                 let found = table.find(hash(key), &key);
+                prop_assert_eq!(table.len(), model.len());
                 prop_assert_eq!(found.and_then(|h| table.get(h)), model.get(&key));
                 prop_assert_eq!(found.and_then(|h| table.entry(h)).map(|e| e.0), found.map(|_| &key));
                 match (found, add) {

@@ -13,9 +13,11 @@ mod common;
 use std::collections::HashMap;
 use std::sync::Mutex as Record;
 
-use kext_engine::{Classified, Delivery, Engine, Releases};
+use kext_engine::{Authorized, Classified, Delivery, Engine, Releases};
+use kext_packet::{MAX_STAND_IN_LEN, stand_in};
 use kext_types::{
-    Capacities, Config, Decision, Direction, Event, PacketId, Reason, Timestamp, Verdict,
+    Address, Capacities, Config, Decision, Direction, Event, FlowKey, IpVersion, PacketId, Reason,
+    Timestamp, Verdict, protocol,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::sync::atomic::{AtomicBool, Ordering};
@@ -716,5 +718,158 @@ fn no_reader_sleeps_beside_a_request() {
             "asleep beside a request"
         );
         scene.close();
+    });
+}
+
+/// A host that holds one connect, and what it was told.
+struct Holder {
+    engine: Engine<Mutex>,
+    /// How often its hold was ended, and what it was told then.
+    told: Record<Vec<Authorized>>,
+}
+
+const SOCKET: u64 = 7;
+
+impl Holder {
+    fn new() -> Self {
+        let config = Config {
+            hold_connects: true,
+            ..Config::default()
+        };
+        let engine = Engine::try_new(CAPACITIES, config, 42).unwrap();
+        engine.set_reader(true);
+        Self {
+            engine,
+            told: Record::default(),
+        }
+    }
+
+    fn flow() -> FlowKey {
+        FlowKey {
+            local: Address::v4([192, 0, 2, 10]),
+            remote: Address::v4([198, 51, 100, 20]),
+            local_port: 40_000,
+            remote_port: 443,
+            version: IpVersion::V4,
+            protocol: protocol::TCP,
+        }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_nanos(START)
+    }
+
+    /// Says whether it is held.
+    fn connect(&self) -> bool {
+        let flow = Self::flow();
+        let Authorized::Hold(id) = self.engine.authorize(&flow, SOCKET, false, Self::now()) else {
+            return false;
+        };
+        let mut packet = [0; MAX_STAND_IN_LEN];
+        let len = stand_in(&flow, &mut packet).unwrap();
+        let arrival = arrival(Direction::Outbound);
+        self.engine
+            .hold_connect(id, &flow, &packet[..len], &arrival, Self::now());
+        true
+    }
+
+    /// Lets what is free go, then ends holds, as a host does.
+    fn let_go(&self, mut releases: Releases<'_, Mutex>) {
+        while let Some(release) = releases.next(|len| Some(vec![0; len])) {
+            let reason = reason(&release.settled.action);
+            release.settled.obligation.end(reason);
+        }
+        drop(releases);
+        self.end_holds();
+    }
+
+    fn end_holds(&self) {
+        // Bound: more than are ever held here.
+        for _ in 0..8 {
+            if self.engine.next_decided_connect(Self::now()).is_none() {
+                return;
+            }
+            let told = self
+                .engine
+                .authorize(&Self::flow(), SOCKET, true, Self::now());
+            self.told.lock().unwrap().push(told);
+        }
+        panic!("holds have no end");
+    }
+
+    fn decide(&self, decision: Decision) {
+        let deliver = self.engine.deliver(|held| Some(held.info.id));
+        if let Delivery::Delivered(id) = deliver
+            && let Ok(releases) = self.engine.decide(id, decision, Self::now())
+        {
+            self.let_go(releases);
+        }
+    }
+
+    fn tick(&self, now: Timestamp) {
+        // Bound: more than could be due in any model.
+        for _ in 0..64 {
+            let Some(releases) = self.engine.tick(now) else {
+                return self.end_holds();
+            };
+            self.let_go(releases);
+        }
+        panic!("the tick has no end");
+    }
+
+    /// Without a reader nothing stays; gives what was told.
+    fn finish(self, held: bool) -> Vec<Authorized> {
+        self.engine.set_reader(false);
+        self.tick(Self::now());
+        let totals = self.engine.counters().totals();
+        assert!(totals.balanced() && totals.held == 0, "{totals:?}");
+        assert_eq!(self.engine.counters().reason(Reason::DroppedUnsettled), 0);
+        let told = self.told.into_inner().unwrap();
+        assert_eq!(told.len(), usize::from(held), "one end for each hold");
+        told
+    }
+}
+
+#[test]
+fn a_held_connect_meets_its_verdict_its_end_and_the_hold_limit() {
+    explore(|| {
+        let holder = Holder::new();
+        assert!(holder.connect());
+        thread::scope(|scope| {
+            scope.spawn(|| holder.decide(once(Verdict::Block)));
+            scope.spawn(|| {
+                let flow = Holder::flow();
+                holder.engine.close_connect(&flow, SOCKET);
+                holder.end_holds();
+            });
+            scope.spawn(|| holder.tick(LATER));
+        });
+        holder.finish(true);
+    });
+}
+
+#[test]
+fn a_connect_that_is_being_held_meets_the_verdict_of_its_flow_and_the_end_of_the_reader() {
+    explore(|| {
+        let holder = Holder::new();
+        let packet = tcp(HERE, THERE, kext_packet::TcpFlags::SYN);
+        let arrival = arrival(Direction::Outbound);
+        let held = thread::scope(|scope| {
+            let connecting = scope.spawn(|| holder.connect());
+            scope.spawn(|| {
+                let classified =
+                    holder
+                        .engine
+                        .classify(&packet, packet.len(), &arrival, Holder::now());
+                if let Classified::Settled { settled, .. } = classified {
+                    let reason = reason(&settled.action);
+                    settled.obligation.end(reason);
+                }
+                holder.decide(always(Verdict::Block));
+            });
+            scope.spawn(|| holder.engine.set_reader(false));
+            connecting.join().unwrap()
+        });
+        holder.finish(held);
     });
 }

@@ -139,10 +139,11 @@ impl<H: Host> Extension<H> {
         })
     }
 
-    /// Gives a held packet a verdict, and lets go what that sets free. The caller [wakes readers]
-    /// afterwards.
+    /// Gives a held packet a verdict, and lets go what that sets free. The caller [wakes readers] and
+    /// [ends holds] afterwards: what then goes on inside needs the stack that this has used.
     ///
     /// [wakes readers]: Self::wake_readers
+    /// [ends holds]: Self::end_holds
     pub(crate) fn decide(
         &self,
         lane: &Lane<'_>,

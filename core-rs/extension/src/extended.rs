@@ -96,6 +96,7 @@ impl<H: Host> Extension<H> {
         let answer = verdicts.answer(|entry| self.set_verdict(&lane, entry, now));
         // Once, for however many flows have something to ask again.
         self.wake_readers();
+        self.end_holds();
         Ok(Answer::Bytes(answer))
     }
 

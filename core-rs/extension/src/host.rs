@@ -1,5 +1,6 @@
 //! What the extension needs of whoever has the packets.
 
+use kext_engine::ConnectId;
 use kext_sync::RawLock;
 use kext_types::{Arrival, Reason, Timestamp};
 use kext_wire::hello::HostKind;
@@ -33,6 +34,14 @@ pub trait Host {
     /// Verdict requests wait, or waiting is over: reads that were pended are to be tried again. No
     /// lock is held.
     fn requests_ready(&self);
+
+    /// Ends the hold of a connect. The host then authorizes it again, perhaps from inside. No lock is held.
+    ///
+    /// For hosts that hold connects: for those that never call
+    /// [`Extension::authorize`](crate::Extension::authorize) it is never called.
+    fn end_hold(&self, connect: ConnectId) {
+        let _ = connect;
+    }
 }
 
 /// Where a packet that leaves goes, and why.

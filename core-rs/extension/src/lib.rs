@@ -10,6 +10,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod authorize;
 mod classify;
 mod dispatch;
 mod extended;
@@ -22,10 +23,11 @@ use kext_sync::atomic::{AtomicU8, Ordering};
 use kext_types::{Capacities, Config, Direction, FlowKey, ProcessId};
 use kext_wire::Status;
 
+pub use authorize::{Authorization, Connect};
 pub use classify::Classification;
 pub use dispatch::{Attempt, Dispatch};
 pub use host::{Host, InjectError, Injection, InjectionKind};
-pub use kext_engine::{Lane, PacketBytes};
+pub use kext_engine::{ConnectId, Lane, MAX_CONNECTS, PacketBytes};
 
 /// How many due packets one [`Extension::tick`] settles.
 pub const TICK_LIMIT: usize = 64;
@@ -126,6 +128,7 @@ impl<H: Host> Extension<H> {
     pub fn close(&self) {
         if self.change(&[OPEN, SHUT_DOWN], CLOSING) {
             self.settle_abandoned();
+            self.end_holds();
             self.engine.drop_early();
             self.engine.keep_events(false);
             self.end_closing();
@@ -157,6 +160,7 @@ impl<H: Host> Extension<H> {
             // Waiting reads are to find that there is nothing to wait for.
             self.host.requests_ready();
             self.settle_abandoned();
+            self.end_holds();
         }
     }
 
@@ -202,7 +206,8 @@ impl<H: Host> Extension<H> {
             self.wake_readers();
         }
         self.end_closing();
-        left == 0
+        let all_ended = self.end_due_holds();
+        left == 0 || !all_ended
     }
 
     /// Lets packets go as the engine says, in order, then wakes readers if that raised requests.

@@ -70,6 +70,7 @@ impl<H: Host> Extension<H> {
             Err(not_held) => Err(self.engine.refuse(not_held)),
         };
         self.wake_readers();
+        self.end_holds();
         Ok(match decided {
             Ok(()) => Answer::Bytes(0),
             Err(not_held) if not_held.outcome == VerdictOutcome::UnknownId => {

@@ -5,6 +5,7 @@ mod common;
 
 mod bounds;
 mod classes;
+mod connects;
 mod events;
 mod flows;
 mod fragments;

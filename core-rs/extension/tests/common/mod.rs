@@ -5,7 +5,9 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use kext_extension::{Attempt, Classification, Dispatch, Extension, Host, InjectError, Injection};
+use kext_extension::{
+    Attempt, Classification, ConnectId, Dispatch, Extension, Host, InjectError, Injection,
+};
 use kext_packet::TcpFlags;
 use kext_packet::testing::{self, Tcp};
 use kext_types::{Arrival, Capacities, Config, Direction, Interface, Timestamp};
@@ -22,6 +24,8 @@ pub(crate) struct TestHost {
     pub(crate) refusals: AtomicU32,
     pub(crate) inject_failures: AtomicU32,
     pub(crate) woken: AtomicU32,
+    /// Places of the connects whose hold was ended.
+    pub(crate) ended: Mutex<Vec<usize>>,
 }
 
 fn take_one(counter: &AtomicU32) -> bool {
@@ -59,6 +63,10 @@ impl Host for TestHost {
 
     fn requests_ready(&self) {
         self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end_hold(&self, connect: ConnectId) {
+        self.ended.lock().push(connect.place());
     }
 }
 
