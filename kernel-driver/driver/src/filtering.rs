@@ -67,7 +67,7 @@ static LOOKS: [Look; 7] = [
         name: wide!("portmaster-kext connects"),
         layer: Layer::ALE_AUTH_CONNECT,
         sublayer: FLOWS,
-        role: Role::Inspect,
+        role: Role::Decide,
         flags: ALLOW_OFFLOADS,
         register: Callout::register::<Connect>,
     },

@@ -1,15 +1,18 @@
 //! What the filter engine says of connections: which process they belong to, which program that runs, and
-//! when they end.
+//! when they end; and what it is told of connects.
 //!
-//! These callouts look, and say nothing. Connections of a process to its own machine are two for the
+//! These callouts look, and say nothing, but for a TCP connect where connects are held: it waits for its
+//! verdict, and is authorized again when that has come. Only a device request or the clock ends a wait, so
+//! never a call of a callout. Connections of a process to its own machine are two for the
 //! filter engine; packets of theirs are presented as they leave, so the connecting end's is told.
 
 use core::net::{IpAddr, SocketAddr};
 
+use kext_extension::Authorization;
 use kext_nt::callout::Classifier;
 use kext_nt::classify::{Classify, Ends};
 use kext_nt::layer::Layer;
-use kext_types::{Address, FlowKey, IpVersion, ProcessId, protocol};
+use kext_types::{Address, Arrival, Direction, FlowKey, Interface, IpVersion, ProcessId, protocol};
 
 use crate::kext::Kext;
 
@@ -23,7 +26,11 @@ pub(crate) struct Closure;
 impl Classifier for Connect {
     fn classify(mut call: Classify<'_>) {
         tell_owner(&call, &Layer::ALE_AUTH_CONNECT);
-        call.pass_on();
+        match authorization(&call) {
+            Authorization::PassOn => call.pass_on(),
+            Authorization::Refuse => call.block(),
+            Authorization::Hold => call.absorb(),
+        }
     }
 }
 
@@ -47,6 +54,8 @@ impl Classifier for Closure {
             && let Some(flow) = flow(&ends)
         {
             kext.extension.end_flow(&flow);
+            kext.extension
+                .end_connect(&flow, call.endpoint().unwrap_or(0));
         }
         call.pass_on();
     }
@@ -64,6 +73,52 @@ fn tell_owner(call: &Classify<'_>, layer: &Layer) {
             kext.extension.set_owner(&flow, process_id);
         }
     }
+}
+
+/// What a connect is told.
+fn authorization(call: &Classify<'_>) -> Authorization {
+    let layer = &Layer::ALE_AUTH_CONNECT;
+    // Without the right somebody has decided for good, and nothing of ours could change it.
+    if !call.may_decide() {
+        return Authorization::PassOn;
+    }
+    let flags = call.flags(&layer.fields);
+    let ends = call.ends(layer).filter(may_wait);
+    let Some((kext, flow)) = Kext::working().zip(ends.as_ref().and_then(flow)) else {
+        return Authorization::PassOn;
+    };
+    let endpoint = call.endpoint().unwrap_or(0);
+    if flags.is_reauthorization() {
+        return kext.extension.authorize_again(&flow, endpoint);
+    }
+    // What this machine sends to itself is decided by its packets.
+    if flags.is_loopback() {
+        return Authorization::PassOn;
+    }
+    let fields = &layer.fields;
+    let value = |field: Option<u32>| field.and_then(|field| call.u32(field)).unwrap_or(0);
+    let connect = kext_extension::Connect {
+        flow,
+        endpoint,
+        arrival: Arrival {
+            direction: Direction::Outbound,
+            interface: Interface {
+                index: value(fields.interface),
+                sub_index: value(fields.sub_interface),
+            },
+            compartment: call.compartment(),
+            process_id: call.process_id().and_then(ProcessId::new),
+            passes: 0,
+        },
+    };
+    let connects = &kext.host().connects;
+    kext.extension
+        .authorize(&connect, |id| connects.hold(id.place(), call).is_ok())
+}
+
+/// Whether a connect between these ends is one of TCP, with the ends that its packets will have.
+fn may_wait(ends: &Ends) -> bool {
+    ends.protocol == protocol::TCP && !ends.local.ip().is_unspecified() && ends.local.port() != 0
 }
 
 /// The flow between two ends; `None` for what is none: a listening socket, and ICMP, in which echoes
@@ -119,6 +174,15 @@ mod tests {
         .unwrap();
         assert_eq!((v6.version, v6.protocol), (IpVersion::V6, protocol::UDP));
         assert_ne!(v6.local, v4.local);
+    }
+
+    #[test]
+    fn only_a_connect_that_knows_its_ends_waits() {
+        let there = "198.51.100.2:443";
+        assert!(may_wait(&ends(protocol::TCP, "192.0.2.1:40000", there)));
+        assert!(!may_wait(&ends(protocol::UDP, "192.0.2.1:40000", there)));
+        assert!(!may_wait(&ends(protocol::TCP, "0.0.0.0:40000", there)));
+        assert!(!may_wait(&ends(protocol::TCP, "192.0.2.1:0", there)));
     }
 
     #[test]

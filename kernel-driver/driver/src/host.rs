@@ -4,12 +4,13 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
-use kext_extension::{Host, InjectError, Injection};
+use kext_extension::{ConnectId, Host, InjectError, Injection, MAX_CONNECTS};
 use kext_nt::blocks::{Block, Blocks, Size};
 use kext_nt::boxed::try_box;
 use kext_nt::injection::{Injector, Interface, Target};
 use kext_nt::irql::Passive;
 use kext_nt::layer::Family;
+use kext_nt::operations::Operations;
 use kext_nt::spin_lock::RawSpinLock;
 use kext_nt::status::Status;
 use kext_nt::{Result, log, random, time};
@@ -39,11 +40,14 @@ const BLOCKS: [Size; 3] = [
     },
 ];
 
-/// What the extension needs of Windows.
+/// What the extension needs of Windows. Parts of it stand in boxes, as the whole is on the stack while it is
+/// made.
 pub(crate) struct WfpHost {
-    pub(crate) reads: Reads,
+    pub(crate) reads: Box<Reads>,
     pub(crate) injector: Injector,
     later: Box<Later>,
+    /// Connects that are held, by the extension's places for them.
+    pub(crate) connects: Operations,
     blocks: Blocks,
     /// Packets that were counted as gone, and could not be let go when they had a stack of their own.
     lost: AtomicU32,
@@ -58,9 +62,10 @@ impl WfpHost {
     pub(crate) fn try_new(passive: &Passive) -> Result<Self> {
         let started = time::since_1970().saturating_sub(time::since_start());
         Ok(Self {
-            reads: Reads::try_new()?,
+            reads: try_box(Reads::try_new()?)?,
             injector: Injector::try_new()?,
             later: try_box(Later::try_new(BLOCKS.iter().map(|size| size.count).sum())?)?,
+            connects: Operations::try_new(MAX_CONNECTS)?,
             blocks: Blocks::try_new(&BLOCKS)?,
             lost: AtomicU32::new(0),
             started: started.saturating_mul(time::NANOS_PER_UNIT),
@@ -216,5 +221,9 @@ impl Host for WfpHost {
 
     fn requests_ready(&self) {
         self.reads.wake();
+    }
+
+    fn end_hold(&self, connect: ConnectId) {
+        self.connects.end(connect.place());
     }
 }

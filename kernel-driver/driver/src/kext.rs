@@ -250,6 +250,8 @@ pub(crate) unsafe fn unload(passive: &Passive) {
         kext.extension.close();
         // No packet is presented after this,
         kext.filtering.stop(passive);
+        // and what was being held meanwhile ends;
+        kext.host().connects.end_all();
         // none leaves after this,
         kext.tick.stop(passive);
         kext.read_timer.stop(passive);

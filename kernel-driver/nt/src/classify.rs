@@ -7,11 +7,12 @@ use core::{ptr, slice};
 use kext_nt_sys::fwp::{
     FWP_ACTION_BLOCK, FWP_ACTION_CONTINUE, FWP_ACTION_PERMIT, FWP_BYTE_ARRAY16_TYPE,
     FWP_CONDITION_FLAG_IS_FRAGMENT, FWP_CONDITION_FLAG_IS_LOOPBACK,
-    FWP_CONDITION_FLAG_IS_REASSEMBLED, FWP_DATA_TYPE, FWP_DIRECTION_INBOUND,
-    FWP_DIRECTION_OUTBOUND, FWP_UINT8, FWP_UINT16, FWP_UINT32, FWP_VALUE0_0, IPPROTO_TCP,
+    FWP_CONDITION_FLAG_IS_REASSEMBLED, FWP_CONDITION_FLAG_IS_REAUTHORIZE, FWP_DATA_TYPE,
+    FWP_DIRECTION_INBOUND, FWP_DIRECTION_OUTBOUND, FWP_UINT8, FWP_UINT16, FWP_UINT32, FWP_VALUE0_0,
+    IPPROTO_TCP,
 };
 use kext_nt_sys::fwps::{self, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_VALUE0};
-use kext_nt_sys::types::PVOID;
+use kext_nt_sys::types::{HANDLE, PVOID};
 
 use crate::injection::Way;
 use crate::layer::{Data, Family, Fields, Layer};
@@ -57,6 +58,11 @@ impl Flags {
     /// This machine sends it to itself.
     pub const fn is_loopback(self) -> bool {
         self.0 & FWP_CONDITION_FLAG_IS_LOOPBACK != 0
+    }
+
+    /// What was authorized before, or held, is authorized again.
+    pub const fn is_reauthorization(self) -> bool {
+        self.0 & FWP_CONDITION_FLAG_IS_REAUTHORIZE != 0
     }
 
     /// A fragment that was indicated as a packet before, or a packet of which the fragments were.
@@ -236,6 +242,18 @@ impl Classify<'_> {
         Some(unsafe { slice::from_raw_parts(path.data, path.size as usize) })
     }
 
+    /// The filter engine's name for the socket, if it is told.
+    pub fn endpoint(&self) -> Option<u64> {
+        self.has(fwps::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE)
+            .then_some(self.metadata.transportEndpointHandle)
+    }
+
+    /// By what the operation that the call is about can be held, if it can.
+    pub(crate) fn completion_handle(&self) -> Option<HANDLE> {
+        self.has(fwps::FWPS_METADATA_FIELD_COMPLETION_HANDLE)
+            .then_some(self.metadata.completionHandle)
+    }
+
     /// The packets that the call is about; none if it is not of this layer, or of one without.
     pub fn packets(&mut self, layer: &Layer) -> PacketList<'_> {
         let has_packets = layer.data() == Data::Packets && layer.family(self.layer_id).is_some();
@@ -307,6 +325,12 @@ impl Classify<'_> {
         }
     }
 
+    /// Refuses it, for good. Needs the right to decide.
+    pub const fn block(&mut self) {
+        self.out.actionType = FWP_ACTION_BLOCK;
+        self.out.rights &= !fwps::FWPS_RIGHT_ACTION_WRITE;
+    }
+
     /// Takes it away, for good and in silence. Needs the right to decide.
     pub const fn absorb(&mut self) {
         self.out.actionType = FWP_ACTION_BLOCK;
@@ -316,7 +340,7 @@ impl Classify<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use core::mem::zeroed;
     use kext_nt_sys::fwp::{FWP_BYTE_ARRAY16, FWP_EMPTY, FWP_VALUE0};
@@ -369,6 +393,10 @@ mod tests {
         metadata.currentMetadataValues = fwps::FWPS_METADATA_FIELD_IP_HEADER_SIZE;
         metadata.ipHeaderSize = 24;
         metadata.compartmentId = 9;
+        if let Some(handle) = COMPLETION.get() {
+            metadata.currentMetadataValues |= fwps::FWPS_METADATA_FIELD_COMPLETION_HANDLE;
+            metadata.completionHandle = ptr::without_provenance_mut(handle);
+        }
         // SAFETY: as above.
         let mut filter: FWPS_FILTER2 = unsafe { zeroed() };
         filter.flags = filter_flags;
@@ -387,6 +415,18 @@ mod tests {
         };
         run(&mut classify.unwrap());
         out
+    }
+
+    std::thread_local! {
+        /// The completion handle of a test's calls, if they have one.
+        static COMPLETION: core::cell::Cell<Option<usize>> = const { core::cell::Cell::new(None) };
+    }
+
+    /// Runs a callout that is given this completion handle.
+    pub(crate) fn call_with_completion(handle: Option<usize>, run: impl FnOnce(&Classify<'_>)) {
+        COMPLETION.set(handle);
+        call(&mut [], 0, FWPS_RIGHT_ACTION_WRITE, |call| run(call));
+        COMPLETION.set(None);
     }
 
     #[test]
@@ -421,6 +461,7 @@ mod tests {
         call(&mut [], 0, 1, |call| {
             assert_eq!(call.ip_header_size(), Some(24));
             assert_eq!((call.compartment(), call.process_id()), (0, None));
+            assert_eq!((call.endpoint(), call.completion_handle()), (None, None));
             assert_eq!(
                 (call.process_path(), call.transport_header_size()),
                 (None, None)
@@ -565,6 +606,11 @@ mod tests {
         assert_eq!(
             (out.actionType, out.rights, out.flags),
             (FWP_ACTION_BLOCK, 0, 1)
+        );
+        let out = call(&mut [], 0, FWPS_RIGHT_ACTION_WRITE, |call| call.block());
+        assert_eq!(
+            (out.actionType, out.rights, out.flags),
+            (FWP_ACTION_BLOCK, 0, 0)
         );
         let out = call(&mut [], 0, FWPS_RIGHT_ACTION_WRITE, |call| call.pass_on());
         assert_eq!((out.actionType, out.rights), (FWP_ACTION_CONTINUE, 1));

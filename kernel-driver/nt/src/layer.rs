@@ -143,7 +143,8 @@ impl Layer {
         Nothing FWPM_LAYER_ALE_AUTH_CONNECT_V4 FWPM_LAYER_ALE_AUTH_CONNECT_V6
         FWPS_LAYER_ALE_AUTH_CONNECT_V4 FWPS_LAYER_ALE_AUTH_CONNECT_V6
         FWPS_FIELDS_ALE_AUTH_CONNECT_V4
-        local_port = IP_LOCAL_PORT, remote_port = IP_REMOTE_PORT, protocol = IP_PROTOCOL
+        local_port = IP_LOCAL_PORT, remote_port = IP_REMOTE_PORT, protocol = IP_PROTOCOL,
+        interface = INTERFACE_INDEX, sub_interface = SUB_INTERFACE_INDEX
     );
     /// Somebody connects to a process, or sends it a first datagram.
     pub const ALE_AUTH_RECV_ACCEPT: Self = layer!(

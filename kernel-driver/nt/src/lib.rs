@@ -33,6 +33,7 @@ pub mod irql;
 pub mod layer;
 pub mod log;
 pub mod net_buffer;
+pub mod operations;
 pub mod pended;
 pub mod per_processor;
 pub mod pool;

@@ -20,7 +20,7 @@ use std::vec::Vec;
 use kext_nt_sys::io::{self, DRIVER_CANCEL, FILE_OBJECT, IO_STACK_LOCATION, IRP};
 use kext_nt_sys::ndis::{self, NET_BUFFER, NET_BUFFER_LIST};
 use kext_nt_sys::types::PVOID;
-use kext_nt_sys::{ex, ke};
+use kext_nt_sys::{ex, fwps, ke};
 
 use crate::request::Request;
 
@@ -231,6 +231,38 @@ stand_in! {
         drop(unsafe { Box::from_raw(mdl) });
     }
     io::MmBuildMdlForNonPagedPool(_mdl: *mut io::MDL) {}
+}
+
+std::thread_local! {
+    /// Operations that a test holds, and whether none may be.
+    static OPERATIONS: core::cell::Cell<isize> = const { core::cell::Cell::new(0) };
+    static REFUSE_OPERATIONS: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+}
+
+/// How many operations this test holds.
+pub(crate) fn operations() -> isize {
+    OPERATIONS.get()
+}
+
+/// Whether operations cannot be held from now on.
+pub(crate) fn refuse_operations(refuse: bool) {
+    REFUSE_OPERATIONS.set(refuse);
+}
+
+stand_in! {
+    fwps::FwpsPendOperation0(handle: PVOID, context: *mut PVOID) -> i32 {
+        if REFUSE_OPERATIONS.get() {
+            return kext_nt_sys::status::STATUS_FWP_TCPIP_NOT_READY;
+        }
+        OPERATIONS.set(OPERATIONS.get() + 1);
+        // SAFETY: the caller has a place for it.
+        unsafe { context.write(handle) };
+        0
+    }
+    fwps::FwpsCompleteOperation0(_context: PVOID, list: *mut NET_BUFFER_LIST) {
+        assert!(list.is_null());
+        OPERATIONS.set(OPERATIONS.get() - 1);
+    }
 }
 
 /// Net buffer lists of a test.

@@ -309,7 +309,7 @@ impl Sim {
         inject::set_results(&results);
     }
 
-    /// Whether the network stack is ready for injections; it is at first.
+    /// Whether the network stack is ready for injections and to hold operations; it is at first.
     pub fn stack_ready(&self, ready: bool) {
         inject::set_not_ready(!ready);
     }

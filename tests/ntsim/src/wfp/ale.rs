@@ -10,6 +10,7 @@ use super::flow;
 use super::layer::{self, Kind};
 use super::lent::{Lent, Shape};
 use super::pend;
+use crate::cpu;
 use crate::dispatcher;
 use crate::guest;
 use crate::heap::{self, Kind as Block};
@@ -141,7 +142,8 @@ pub(crate) fn authorize(endpoint: &Endpoint) -> Held {
     } else {
         Kind::AleAuthConnect
     };
-    let mut call = endpoint.call(kind, PASSIVE_LEVEL);
+    // Whoever ends the hold of a connect authorizes it again, at its own level.
+    let mut call = endpoint.call(kind, cpu::irql());
     let handle = pend::offer(endpoint);
     call.metadata.currentMetadataValues |= FWPS_METADATA_FIELD_COMPLETION_HANDLE;
     call.metadata.completionHandle = std::ptr::without_provenance_mut(handle);
@@ -158,6 +160,7 @@ pub(crate) fn close(endpoint: &Endpoint) -> Classified {
     let call = endpoint.call(Kind::AleEndpointClosure, PASSIVE_LEVEL);
     let classified = classify::run(&call, std::ptr::null_mut(), &|| ());
     flow::end(endpoint.flow);
+    pend::endpoint_closed(endpoint.handle);
     classified
 }
 

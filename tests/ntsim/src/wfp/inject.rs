@@ -501,6 +501,11 @@ pub(crate) fn set_results(results: &[NDIS_STATUS]) {
     with(|state| state.results.extend(results));
 }
 
+/// Whether the stack is not ready, neither for injections nor to hold operations.
+pub(crate) fn is_not_ready() -> bool {
+    with(|state| state.not_ready)
+}
+
 /// Whether the stack is not ready for injections.
 pub(crate) fn set_not_ready(not_ready: bool) {
     with(|state| state.not_ready = not_ready);

@@ -1,7 +1,7 @@
 //! Operations that a callout holds: connects and accepts, and classifications.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kext_nt_sys::fwp::{
     FWP_ACTION_BLOCK, FWP_ACTION_PERMIT, FWP_CONDITION_FLAG_IS_REAUTHORIZE,
@@ -10,13 +10,15 @@ use kext_nt_sys::fwp::{
 use kext_nt_sys::fwps::{FWPS_CLASSIFY_OUT0, FWPS_METADATA_FIELD_COMPLETION_HANDLE};
 use kext_nt_sys::ndis::NET_BUFFER_LIST;
 use kext_nt_sys::status::{
-    NTSTATUS, STATUS_FWP_CANNOT_PEND, STATUS_INVALID_PARAMETER, STATUS_SUCCESS,
+    NTSTATUS, STATUS_FWP_CANNOT_PEND, STATUS_FWP_TCPIP_NOT_READY, STATUS_INVALID_PARAMETER,
+    STATUS_SUCCESS,
 };
 use kext_nt_sys::types::{HANDLE, PVOID};
 use parking_lot::Mutex;
 
 use super::ale::{self, Endpoint};
 use super::classify::Call;
+use super::inject;
 use super::layer::Kind;
 use crate::check::violation;
 use crate::cpu;
@@ -64,6 +66,9 @@ struct State {
     next: usize,
     /// Operations that are held, by the context of their completion.
     operations: BTreeMap<usize, Endpoint>,
+    /// Endpoints that were closed while an operation of theirs was held: it is to be completed all the
+    /// same, and is not authorized again.
+    closed: BTreeSet<u64>,
     /// Endpoints whose callout has just pended them, by completion handle.
     offered: BTreeMap<usize, Endpoint>,
     /// Classify handles: whether they are pended.
@@ -92,6 +97,16 @@ pub(crate) fn withdraw(handle: usize) -> bool {
     with(|state| state.offered.remove(&handle).is_none())
 }
 
+/// An endpoint is closed.
+pub(crate) fn endpoint_closed(handle: u64) {
+    with(|state| {
+        let is_held = |operation: &Endpoint| operation.handle == handle;
+        if state.operations.values().any(is_held) {
+            state.closed.insert(handle);
+        }
+    });
+}
+
 extern "win64" fn pend(handle: HANDLE, context: *mut HANDLE) -> NTSTATUS {
     match ASKED.get() {
         Some((Kind::AleAuthConnect | Kind::AleAuthRecvAccept, true, _)) => {}
@@ -99,6 +114,9 @@ extern "win64" fn pend(handle: HANDLE, context: *mut HANDLE) -> NTSTATUS {
             return STATUS_FWP_CANNOT_PEND;
         }
         _ => violation!(Pended, "FwpsPendOperation0 where nothing can be pended"),
+    }
+    if inject::is_not_ready() {
+        return STATUS_FWP_TCPIP_NOT_READY;
     }
     let number = with(|state| {
         let endpoint = state.offered.remove(&handle.addr())?;
@@ -130,7 +148,8 @@ extern "win64" fn complete(context: HANDLE, list: *mut NET_BUFFER_LIST) {
             "FwpsCompleteOperation0 of {context:p}, which is not pended"
         );
     };
-    if endpoint.accepts {
+    let closed = with(|state| state.closed.remove(&endpoint.handle));
+    if endpoint.accepts || closed {
         return;
     }
     // A connect is authorized again, before this returns.

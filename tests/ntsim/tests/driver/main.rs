@@ -1,6 +1,7 @@
 //! The driver that ships, in the simulated kernel.
 
 mod captures;
+mod connects;
 mod device;
 mod flows;
 mod lists;
@@ -42,6 +43,7 @@ static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| {
         lists::TESTS,
         nested::TESTS,
         pieces::TESTS,
+        connects::TESTS,
         captures::TESTS,
     ]
     .concat()
