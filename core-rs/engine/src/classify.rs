@@ -151,13 +151,14 @@ impl<R: RawLock> Engine<R> {
         now: Timestamp,
     ) -> Classified<'_> {
         let obligation = self.counters.shared().present();
-        self.classify_counted(obligation, bytes, on_wire, arrival, now, false)
+        self.classify_bytes(obligation, bytes, on_wire, arrival, now, false)
     }
 
     /// The same of a packet that may be in pieces, counted in a [lane](Engine::lane).
     ///
     /// A packet whose pieces cannot be put together where that is necessary goes the way of one that
     /// cannot be parsed.
+    #[inline(always)]
     pub fn classify_on<'a>(
         &'a self,
         lane: &'a Lane<'_>,
@@ -166,8 +167,32 @@ impl<R: RawLock> Engine<R> {
         arrival: &Arrival,
         now: Timestamp,
     ) -> Classified<'a> {
+        let permit = |obligation, reason| settle(obligation, Action::Permit(reason), None);
+        self.classify_then(lane, packet, on_wire, arrival, now, permit, |it| it)
+    }
+
+    /// The same for who goes on at once: a packet that its flow's verdict permits is for `permit`, which
+    /// most packets are, all others for `otherwise`. What classifying came to is then written to memory
+    /// for those only.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "those of the above, and what is next"
+    )]
+    #[inline(always)]
+    pub fn classify_then<'a, T>(
+        &'a self,
+        lane: &'a Lane<'_>,
+        packet: &(impl PacketBytes + ?Sized),
+        on_wire: usize,
+        arrival: &Arrival,
+        now: Timestamp,
+        permit: impl FnOnce(Obligation<'a>, Reason) -> T,
+        otherwise: impl FnOnce(Classified<'a>) -> T,
+    ) -> T {
         let obligation = lane.tally().present();
-        self.classify_counted(obligation, packet, on_wire, arrival, now, false)
+        self.classify_counted(
+            obligation, packet, on_wire, arrival, now, false, permit, otherwise,
+        )
     }
 
     /// Decides what happens to a fragment from [`Engine::next_early`], whose first one has come
@@ -180,12 +205,37 @@ impl<R: RawLock> Engine<R> {
         arrival: &Arrival,
         now: Timestamp,
     ) -> Classified<'a> {
-        self.classify_counted(obligation, bytes, on_wire, arrival, now, true)
+        self.classify_bytes(obligation, bytes, on_wire, arrival, now, true)
+    }
+
+    /// The same as the next, where it need not be fast.
+    #[inline(never)]
+    fn classify_bytes<'a>(
+        &'a self,
+        obligation: Obligation<'a>,
+        bytes: &[u8],
+        on_wire: usize,
+        arrival: &Arrival,
+        now: Timestamp,
+        again: bool,
+    ) -> Classified<'a> {
+        let permit = |obligation, reason| settle(obligation, Action::Permit(reason), None);
+        self.classify_counted(
+            obligation,
+            bytes,
+            on_wire,
+            arrival,
+            now,
+            again,
+            permit,
+            |it| it,
+        )
     }
 
     /// Decides what happens to a packet that is presented, or that waited and comes `again`.
-    #[inline]
-    fn classify_counted<'a>(
+    #[expect(clippy::too_many_arguments, reason = "those of `classify_then`")]
+    #[inline(always)]
+    fn classify_counted<'a, T>(
         &'a self,
         obligation: Obligation<'a>,
         packet: &(impl PacketBytes + ?Sized),
@@ -193,52 +243,65 @@ impl<R: RawLock> Engine<R> {
         arrival: &Arrival,
         now: Timestamp,
         again: bool,
-    ) -> Classified<'a> {
+        permit: impl FnOnce(Obligation<'a>, Reason) -> T,
+        otherwise: impl FnOnce(Classified<'a>) -> T,
+    ) -> T {
         let counters = obligation.tally();
         let policies = self.settings.policies();
-        if arrival.passes > policies.loop_limit() {
-            return settle(obligation, Action::Drop(Reason::DroppedLoopGuard), None);
-        }
-        if arrival.passes > 0 {
-            return settle(obligation, Action::Permit(Reason::PermittedInjected), None);
-        }
-        let headers = match Headers::parse(packet.first(), on_wire) {
-            Ok(headers) if !packet.has_more() || has_all(&headers) => headers,
-            Err(error) if !packet.has_more() => {
-                // A dishonest fragment is an attack on whoever reassembles it (RFC 1858, RFC 3128).
-                let action = if error.kind.is_bad_fragment() {
-                    Action::Block(Reason::BlockedFragment)
-                } else {
-                    Action::of_policy(policies.unparsable(), &action::UNPARSABLE)
-                };
-                return settle(obligation, action, None);
+        let classified = 'decided: {
+            if arrival.passes > policies.loop_limit() {
+                break 'decided settle(obligation, Action::Drop(Reason::DroppedLoopGuard), None);
             }
-            _ => return self.classify_whole(obligation, packet, on_wire, arrival, now, again),
-        };
-        // What most packets are: whole, and of a cached flow whose verdict needs no more of them.
-        let origin = Origin::of(&headers, arrival.direction);
-        let known = if headers.fragment.is_none()
-            && !headers.is_icmp_error()
-            && !(origin.infrastructure && policies.permits_infrastructure())
-        {
-            let hash = self.hasher.hash(&origin.flow);
-            let hit = self.hit(hash, &origin.flow, arrival, &headers, now, counters);
-            if let Some(Hit::Plain(verdict)) = hit
-                && let Some(action) = action::of_plain(verdict, Met::Cached)
+            if arrival.passes > 0 {
+                break 'decided settle(obligation, Action::Permit(Reason::PermittedInjected), None);
+            }
+            let whole =
+                |obligation| self.classify_whole(obligation, packet, on_wire, arrival, now, again);
+            let headers = match Headers::parse(packet.first(), on_wire) {
+                Ok(headers) => headers,
+                Err(_) if packet.has_more() => break 'decided whole(obligation),
+                Err(error) => {
+                    // A dishonest fragment is an attack on whoever reassembles it (RFC 1858, RFC 3128).
+                    let action = if error.kind.is_bad_fragment() {
+                        Action::Block(Reason::BlockedFragment)
+                    } else {
+                        Action::of_policy(policies.unparsable(), &action::UNPARSABLE)
+                    };
+                    break 'decided settle(obligation, action, None);
+                }
+            };
+            if packet.has_more() && !has_all(&headers) {
+                break 'decided whole(obligation);
+            }
+            // What most packets are: whole, and of a cached flow whose verdict needs no more of them.
+            let origin = Origin::of(&headers, arrival.direction);
+            let known = if headers.fragment.is_none()
+                && !headers.is_icmp_error()
+                && !(origin.infrastructure && policies.permits_infrastructure())
             {
-                let headers = (verdict == Verdict::Block).then_some(headers);
-                return settle(obligation, action, headers);
-            }
-            Some((hash, hit.map(Hit::fate)))
-        } else {
-            None
+                let hash = self.hasher.hash(&origin.flow);
+                let hit = self.hit(hash, &origin.flow, arrival, &headers, now, counters);
+                if let Some(Hit::Plain(verdict)) = hit
+                    && let Some(action) = action::of_plain(verdict, Met::Cached)
+                {
+                    if let Action::Permit(reason) = action {
+                        return permit(obligation, reason);
+                    }
+                    let headers = (verdict == Verdict::Block).then_some(headers);
+                    break 'decided settle(obligation, action, headers);
+                }
+                Some((hash, hit.map(Hit::fate)))
+            } else {
+                None
+            };
+            let undecided = Undecided {
+                headers,
+                known,
+                again,
+            };
+            self.classify_undecided(obligation, packet, undecided, arrival, now)
         };
-        let undecided = Undecided {
-            headers,
-            known,
-            again,
-        };
-        self.classify_undecided(obligation, packet, undecided, arrival, now)
+        otherwise(classified)
     }
 
     /// Decides what happens to a packet that its headers and the verdict cache alone do not decide.
@@ -295,7 +358,7 @@ impl<R: RawLock> Engine<R> {
         again: bool,
     ) -> Classified<'a> {
         let bytes = packet.all().unwrap_or_default();
-        self.classify_counted(obligation, bytes, on_wire, arrival, now, again)
+        self.classify_bytes(obligation, bytes, on_wire, arrival, now, again)
     }
 
     /// Decides what happens to a fragment, an ICMP error or infrastructure.

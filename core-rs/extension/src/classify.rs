@@ -37,25 +37,18 @@ impl<H: Host> Extension<H> {
         arrival: &Arrival,
     ) -> Classification {
         let now = self.host.now();
-        let classified = self.engine.classify_on(lane, packet, on_wire, arrival, now);
-        // Not one that comes by again because we injected it: whoever presented the first one has yet to
-        // let it go.
-        let may_lead = arrival.passes == 0 && self.engine.has_early();
-        match classified {
-            // What most packets come to.
-            Classified::Settled {
-                settled:
-                    Settled {
-                        obligation,
-                        action: Action::Permit(reason),
-                    },
-                ..
-            } if !may_lead => {
+        self.engine.classify_then(
+            lane,
+            packet,
+            on_wire,
+            arrival,
+            now,
+            |obligation, reason| {
                 obligation.end(reason);
                 Classification::Permit(reason)
-            }
-            classified => self.end_classified(classified, packet, on_wire, arrival, may_lead),
-        }
+            },
+            |classified| self.end_classified(classified, packet, on_wire, arrival),
+        )
     }
 
     /// Does what is to be done with a packet. It may be a first fragment that others wait for.
@@ -67,10 +60,11 @@ impl<H: Host> Extension<H> {
         packet: &(impl PacketBytes + ?Sized),
         on_wire: usize,
         arrival: &Arrival,
-        may_lead: bool,
     ) -> Classification {
-        // Nor one that is blocked for its fragments.
-        let leading = if may_lead && !is_blocked_fragment(&classified) {
+        // Not one that comes by again because we injected it, nor one that is blocked for its fragments:
+        // whoever presented the first one has yet to let it go.
+        let leads = arrival.passes == 0 && !is_blocked_fragment(&classified);
+        let leading = if leads && self.engine.has_early() {
             first_fragment(packet, on_wire)
         } else {
             None

@@ -231,6 +231,7 @@ impl Headers {
 }
 
 /// What one of the two IP headers says, in the form that the rest of the walk shares.
+#[derive(Clone, Copy)]
 pub(crate) struct IpHeader {
     pub(crate) version: IpVersion,
     pub(crate) source: Address,
