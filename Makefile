@@ -17,7 +17,7 @@ lint: ## format, lints, types, stubs, documentation, dependencies
 docs: ## build the documentation site into target/site
 	cargo xtask docs
 
-bench: ## measure the engine, rule policies, the replay path and the paths from Python
+bench: ## measure the engine, the driver, rule policies, the replay path and the paths from Python
 	cargo xtask bench
 
 wheel: ## build a release wheel into target/wheels

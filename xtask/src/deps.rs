@@ -140,6 +140,12 @@ const STD: &[Layer] = &[
         ],
     },
     Layer {
+        // What benches share; only they depend on it.
+        name: "kext-bench",
+        ours: &["kext-types", "kext-sync", "kext-engine"],
+        theirs: &[],
+    },
+    Layer {
         // Only the raw declarations: it stands in for Windows, and knows nothing of the driver.
         name: "kext-ntsim",
         ours: &["kext-nt-sys"],

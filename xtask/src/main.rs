@@ -105,7 +105,7 @@ const CHORES: &[Chore] = &[
     Chore {
         name: "bench",
         arguments: "",
-        summary: "measure the engine, the replay path and the paths from Python",
+        summary: "measure the engine, the driver, the replay path and the paths from Python",
         run: bench::run,
     },
     Chore {

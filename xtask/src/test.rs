@@ -128,7 +128,7 @@ fn replay(workspace: &Workspace) -> Result<Counts> {
 }
 
 fn ntsim_python(workspace: &Workspace) -> Result<Counts> {
-    build_drivers(workspace)?;
+    build_for_ntsim(workspace)?;
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "kext-ntsim-server"]);
     cargo.arg("--message-format=json-render-diagnostics");
@@ -204,12 +204,12 @@ fn memcheck(workspace: &Workspace) -> Result<Counts> {
     run_in_ntsim(workspace, &["--test", "memcheck"])
 }
 
-/// Builds the drivers that ntsim loads.
-fn build_drivers(workspace: &Workspace) -> Result<()> {
+/// Builds the drivers that are loaded into the simulated kernel, where that runs.
+pub(crate) fn build_for_ntsim(workspace: &Workspace) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Err(Failure::missing(
             "the driver is code for x86-64, and the simulated kernel is for Linux",
-            "run this tier on Linux, on such a machine",
+            "run this on Linux, on such a machine",
         ));
     }
     driver::build_for_ntsim(workspace)
@@ -217,7 +217,7 @@ fn build_drivers(workspace: &Workspace) -> Result<()> {
 
 /// Runs some tests of the simulated kernel, with the drivers that they load.
 fn run_in_ntsim(workspace: &Workspace, tests: &[&str]) -> Result<Counts> {
-    build_drivers(workspace)?;
+    build_for_ntsim(workspace)?;
     let mut cargo = workspace.cargo();
     cargo.args([
         "test",

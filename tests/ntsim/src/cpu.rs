@@ -57,6 +57,23 @@ pub(crate) fn irql_name(irql: KIRQL) -> String {
     }
 }
 
+/// Is at a level from now on, without a check; returns the old one.
+#[inline]
+pub(crate) fn set_irql(new: KIRQL) -> KIRQL {
+    IRQL.replace(new)
+}
+
+/// Is a processor from now on, without a check.
+pub(crate) fn set_processor(number: usize) {
+    PROCESSOR.set(number);
+}
+
+/// The processor that this thread is, at `DISPATCH_LEVEL`.
+#[inline]
+pub(crate) fn own_processor() -> usize {
+    PROCESSOR.get()
+}
+
 /// Raises the level, and returns the old one.
 pub(crate) fn raise(new: KIRQL) -> KIRQL {
     let old = IRQL.get();

@@ -614,6 +614,12 @@ extern "win64" fn flush_dpcs() {
 }
 
 /// Runs queued routines, if this thread is at a level at which they interrupt it.
+/// Whether there are deferred procedure calls to run.
+#[inline]
+pub(crate) fn has_dpcs() -> bool {
+    DPCS.load(Ordering::Acquire) > 0
+}
+
 pub(crate) fn drain_dpcs() {
     while DPCS.load(Ordering::Acquire) > 0 && cpu::irql() < DISPATCH_LEVEL {
         let old = cpu::raise(DISPATCH_LEVEL);

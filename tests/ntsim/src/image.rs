@@ -11,6 +11,7 @@ use object::read::pe::{
 };
 use parking_lot::RwLock;
 
+use crate::bare;
 use crate::exports::{self, Implementation};
 use crate::observe::{self, Imported};
 
@@ -236,13 +237,15 @@ fn resolve(module: &str, name: &str) -> Result<&'static Imported, String> {
             export.module
         ));
     }
-    let implementation = exports::find(name);
+    let checked = exports::find(name);
+    let unchecked = bare::is_on().then(|| bare::find(name)).flatten();
+    let implementation = unchecked.or(checked);
     Ok(Box::leak(Box::new(Imported {
         name: format!("{module}!{name}").leak(),
         min_irql: declared.map_or(0, |export| export.min_irql),
         max_irql: declared.map_or(u8::MAX, |export| export.max_irql),
         address: implementation.map(|found| found.address),
-        direct: implementation.is_some_and(|found| found.direct),
+        direct: implementation.is_some_and(|found| found.direct || bare::is_on()),
         failure: implementation.and_then(|found: Implementation| found.failure),
     })))
 }

@@ -138,7 +138,13 @@ fn control(irp: usize) -> u8 {
     guest::read(location, "a stack location").Control
 }
 
-fn build(device: usize, major: u8, file: usize, parameters: &Parameters<'_>) -> Arc<Request> {
+/// Where the parameters of a request are.
+pub(crate) fn location(irp: *mut IRP) -> *mut IO_STACK_LOCATION {
+    location_of(irp.expose_provenance())
+}
+
+/// A request without parameters.
+pub(crate) fn blank(device: usize, major: u8, file: usize) -> *mut IRP {
     let size = size_of::<IRP>() + size_of::<IO_STACK_LOCATION>();
     let memory = heap::allocate(Kind::Irp, size, 0);
     // SAFETY: the block is that long.
@@ -157,6 +163,14 @@ fn build(device: usize, major: u8, file: usize, parameters: &Parameters<'_>) -> 
     irp.Tail.Overlay.CurrentStackLocation = location;
     irp.Tail.Overlay.OriginalFileObject = location.FileObject;
     irp.Tail.Overlay.Thread = std::ptr::without_provenance_mut(cpu::thread() as usize);
+    irp_at(address)
+}
+
+fn build(device: usize, major: u8, file: usize, parameters: &Parameters<'_>) -> Arc<Request> {
+    let irp = blank(device, major, file);
+    let address = irp.expose_provenance();
+    let irp = guest::borrow(irp, "a request");
+    let location = guest::borrow(location_of(address), "a stack location");
     let mut request = Request {
         irp: address,
         buffer: 0,
@@ -206,7 +220,7 @@ fn build(device: usize, major: u8, file: usize, parameters: &Parameters<'_>) -> 
     request
 }
 
-extern "win64" fn complete(irp: *mut IRP, _: i8) {
+pub(crate) extern "win64" fn complete(irp: *mut IRP, _: i8) {
     let address = irp.expose_provenance();
     let Some(request) = with(|requests| requests.get(&address).cloned()) else {
         match heap::explain(address) {

@@ -21,6 +21,7 @@
     reason = "names are those of Windows, and many; what panics ends a test, and nothing else"
 )]
 
+pub mod bare;
 mod check;
 mod cpu;
 mod crt;
@@ -53,6 +54,7 @@ pub use check::{Check, EXIT_VIOLATION};
 pub use cpu::{PROCESSORS, deepest_stack};
 pub use exports::implemented;
 pub use faults::{Faults, clear as clear_faults, failed as failed_calls, set as set_faults};
+pub use observe::calls_of;
 pub use security::Caller;
 pub use sim::{
     Device, LoadError, Pending, Sim, Status, at_call, classify, guard_pages, kept_requests,

@@ -133,6 +133,21 @@ pub(crate) fn recent() -> Vec<Call> {
         .collect()
 }
 
+/// The functions that this thread has the driver call in `run`, in their order: the last [`REMEMBERED`].
+pub fn calls_of(run: impl FnOnce()) -> Vec<&'static str> {
+    let before = NEXT.get();
+    run();
+    let count = NEXT.get().wrapping_sub(before).min(REMEMBERED);
+    (1..=count)
+        .rev()
+        .filter_map(|back| {
+            let at = NEXT.get().wrapping_sub(back);
+            RECENT.with(|recent| recent[at % REMEMBERED].get())
+        })
+        .map(|call| call.name)
+        .collect()
+}
+
 /// What called last, for what wants to say later who it was.
 pub(crate) fn site() -> usize {
     LAST.get().0

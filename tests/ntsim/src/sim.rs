@@ -443,6 +443,11 @@ pub struct Device {
 }
 
 impl Device {
+    /// The device and the file.
+    pub(crate) fn addresses(&self) -> (usize, usize) {
+        (self.object, self.file)
+    }
+
     /// Sends a control request and waits for its end: the bytes that it wrote, and its status.
     ///
     /// # Errors

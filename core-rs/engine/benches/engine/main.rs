@@ -8,10 +8,6 @@
 // Figures for people.
 #![allow(clippy::cast_precision_loss)]
 
-mod measure;
-mod scene;
-mod spin;
-
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Barrier;
@@ -22,10 +18,11 @@ use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
 use std::hash::{Hash, Hasher};
 
+use kext_bench::measure::{
+    Limits, Random, Report, Row, Singles, clock_cost, least_mean, thread_time,
+};
+use kext_bench::scene::{self, Bench, NOW, Packet, Spread, drain, engine, present, teach};
 use kext_types::Timestamp;
-
-use measure::{Limits, Random, Report, Row, Singles, clock_cost, least_mean, thread_time};
-use scene::{Bench, NOW, Packet, Spread, drain, engine, present, teach};
 
 /// Figures of one table size: flows, and targets and baselines in nanoseconds.
 struct Size {

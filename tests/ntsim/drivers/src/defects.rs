@@ -155,6 +155,9 @@ defects! {
     AllocationUnchecked,
     /// Nothing: every packet is absorbed and injected again. From here on there are callouts.
     Bounces,
+    /// None: it permits every packet, with the calls that the shipped driver makes for one of a cached
+    /// flow, but for the lock of the flow, and does nothing else. For benches.
+    OnlyCalls,
     /// The start of a packet is moved and not moved back.
     StartNotMovedBack,
     /// A packet that was lent is changed.

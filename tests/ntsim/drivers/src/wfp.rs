@@ -2,7 +2,10 @@
 
 use core::mem::zeroed;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{
+    AtomicPtr, AtomicU32, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use kext_nt_sys::fwp::*;
 use kext_nt_sys::fwpm::*;
@@ -123,7 +126,11 @@ pub(crate) unsafe fn start(device: *mut DEVICE_OBJECT) -> NTSTATUS {
     for (hook, id) in HOOKS.iter().zip(&IDS) {
         let mut callout: FWPS_CALLOUT2 = zeroed();
         callout.calloutKey = hook.callout;
-        callout.classifyFn = Some(if hook.connects { connects } else { packets });
+        callout.classifyFn = Some(match (hook.connects, is(Defect::OnlyCalls)) {
+            (true, _) => connects,
+            (false, false) => packets,
+            (false, true) => only_calls,
+        });
         callout.notifyFn = Some(notify);
         callout.flowDeleteFn = Some(flow_deleted);
         let mut number = 0;
@@ -311,6 +318,38 @@ unsafe extern "win64" fn connects(
         return;
     }
     decide(out, FWP_ACTION_PERMIT, 0);
+}
+
+unsafe extern "win64" fn only_calls(
+    values: *const FWPS_INCOMING_VALUES0,
+    metadata: *const FWPS_INCOMING_METADATA_VALUES0,
+    data: PVOID,
+    _: *const core::ffi::c_void,
+    _: *const FWPS_FILTER2,
+    _: u64,
+    out: *mut FWPS_CLASSIFY_OUT0,
+) {
+    let list: *mut NET_BUFFER_LIST = data.cast();
+    let inbound = (*values).layerId == FWPS_LAYER_INBOUND_IPPACKET_V4;
+    let own = if inbound { &RECEIVE } else { &SEND };
+    let own = ptr::with_exposed_provenance_mut(own.load(Relaxed));
+    let old = KeRaiseIrqlToDpcLevel();
+    KeGetCurrentProcessorNumberEx(ptr::null_mut());
+    let mut context = ptr::null_mut();
+    FwpsQueryPacketInjectionState0(own, list, &raw mut context);
+    let buffer = (*list).FirstNetBuffer;
+    let back = if inbound { (*metadata).ipHeaderSize } else { 0 };
+    if back > 0 {
+        NdisRetreatNetBufferDataStart(buffer, back, 0, None);
+    }
+    NdisGetDataBuffer(buffer, (*buffer).DataLength, ptr::null_mut(), 1, 0);
+    let mut counter = 0;
+    KeQueryInterruptTimePrecise(&raw mut counter);
+    if back > 0 {
+        NdisAdvanceNetBufferDataStart(buffer, back, FALSE, None);
+    }
+    KeLowerIrql(old);
+    (*out).actionType = FWP_ACTION_PERMIT;
 }
 
 unsafe extern "win64" fn packets(

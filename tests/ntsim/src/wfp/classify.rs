@@ -80,8 +80,8 @@ pub(crate) fn addresses(bytes: &[u8], outbound: bool) -> Option<(Value, Value)> 
     })
 }
 
-/// Shows a packet to the callouts of its layer.
-pub(crate) fn packet(packet: &Packet) -> Classified {
+/// What callouts are told of a packet.
+pub(crate) fn call_of(packet: &Packet) -> Call {
     let outbound = packet.direction == Direction::Outbound;
     let layer = layer::layer(packet.kind(), packet.is_v6());
     let fields = &layer.fields;
@@ -110,21 +110,26 @@ pub(crate) fn packet(packet: &Packet) -> Classified {
         metadata.currentMetadataValues |= FWPS_METADATA_FIELD_COMPARTMENT_ID;
         metadata.compartmentId = compartment;
     }
-    let call = Call {
+    Call {
         layer,
         values,
         path: None,
         metadata,
         level: packet.level,
         flow: 0,
-    };
+    }
+}
+
+/// The lists of a packet, in memory that is lent.
+pub(crate) fn lend(packet: &Packet) -> Vec<Lent> {
+    let outbound = packet.direction == Direction::Outbound;
     let lists: Vec<Lent> = packet
         .lists
         .iter()
         .map(|packets| {
             Lent::new(&Shape {
                 packets,
-                start: if outbound { 0 } else { header },
+                start: if outbound { 0 } else { packet.ip_header() },
                 headroom: packet.headroom,
                 split: &packet.split,
                 checksums: packet.checksums,
@@ -135,6 +140,13 @@ pub(crate) fn packet(packet: &Packet) -> Classified {
     for pair in lists.windows(2) {
         guest::borrow(pair[0].list, "a list").Next = pair[1].list;
     }
+    lists
+}
+
+/// Shows a packet to the callouts of its layer.
+pub(crate) fn packet(packet: &Packet) -> Classified {
+    let call = call_of(packet);
+    let lists = lend(packet);
     let check = || lists.iter().for_each(Lent::check);
     let result = run(&call, lists[0].list.cast(), &check);
     for list in lists {
@@ -222,7 +234,8 @@ pub(crate) fn run(call: &Call, data: PVOID, check: &dyn Fn()) -> Classified {
 }
 
 /// Values and metadata in memory that is lent.
-struct Arguments<'a> {
+#[derive(Debug)]
+pub(crate) struct Arguments<'a> {
     call: &'a Call,
     values: *mut FWPS_INCOMING_VALUE0,
     fixed: *mut FWPS_INCOMING_VALUES0,
@@ -236,7 +249,7 @@ const OUT_CONTEXT: u64 = 0x1111_2222_3333_4444;
 const RESERVED: u32 = 0x5555_6666;
 
 impl<'a> Arguments<'a> {
-    fn new(call: &'a Call) -> Self {
+    pub(crate) fn new(call: &'a Call) -> Self {
         let mut blocks = Vec::new();
         let mut lend = |size: usize| {
             let memory = heap::allocate(Block::Lent, size, 0);
@@ -316,6 +329,30 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// What is there before a callout answers that may decide.
+    pub(crate) fn fresh(active: &Active) -> FWPS_CLASSIFY_OUT0 {
+        FWPS_CLASSIFY_OUT0 {
+            actionType: FWP_ACTION_NONE,
+            outContext: OUT_CONTEXT,
+            filterId: active.filter.id,
+            rights: FWPS_RIGHT_ACTION_WRITE,
+            flags: 0,
+            reserved: RESERVED,
+        }
+    }
+
+    /// Values, metadata, and where the answer goes.
+    #[inline]
+    pub(crate) fn pointers(
+        &self,
+    ) -> (
+        *const FWPS_INCOMING_VALUES0,
+        *const FWPS_INCOMING_METADATA_VALUES0,
+        *mut FWPS_CLASSIFY_OUT0,
+    ) {
+        (self.fixed, self.metadata, self.out)
+    }
+
     fn values(&self) -> &[FWPS_INCOMING_VALUE0] {
         let count = self.call.layer.fields.count;
         // SAFETY: as many values are in the block, which callouts only read.
@@ -376,11 +413,8 @@ impl<'a> Arguments<'a> {
         };
         let fresh = FWPS_CLASSIFY_OUT0 {
             actionType: action,
-            outContext: OUT_CONTEXT,
-            filterId: active.filter.id,
             rights,
-            flags: 0,
-            reserved: RESERVED,
+            ..Self::fresh(active)
         };
         guest::write(self.out, fresh, "what a callout decides");
         let seen: *const FWPS_FILTER2 = &raw const active.seen;

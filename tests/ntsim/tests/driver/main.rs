@@ -50,5 +50,5 @@ static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| {
 });
 
 fn main() -> ExitCode {
-    harness::main(&TESTS, &[driver()])
+    harness::main(&TESTS, &[driver(), harness::built("NtsimBroken64.sys")])
 }

@@ -2,8 +2,9 @@
 //! packet of a cached flow is not copied.
 
 use kext_client::{Counters, Session};
-use kext_ntsim::harness::Test;
-use kext_ntsim::{Classified, Completion, Direction, Injected, Packet, Sim, guard_pages};
+use kext_ntsim::harness::{self, Test};
+use kext_ntsim::{Classified, Completion, Direction, Injected, Packet, Sim, calls_of, guard_pages};
+use kext_ntsim_drivers::Defect;
 use kext_types::{Reason, Verdict};
 
 use crate::packets::{
@@ -21,6 +22,10 @@ pub(crate) const TESTS: &[Test] = &[
     passes(
         "pieces::cached_packets_are_not_copied",
         cached_packets_are_not_copied,
+    ),
+    passes(
+        "pieces::a_cached_packet_makes_the_calls_of_the_bench",
+        a_cached_packet_makes_the_calls_of_the_bench,
     ),
     passes(
         "pieces::loopback_is_looked_at_in_pieces",
@@ -163,6 +168,43 @@ fn cached_packets_are_not_copied() {
     assert_eq!(counters().reason(Reason::PermittedUnparsable), 1);
     sim.release_injections(usize::MAX);
     close(session);
+    sim.unload();
+}
+
+/// What a bench subtracts as the simulation's share is what the driver calls, but for the lock of a flow:
+/// the bench counts that to the extension.
+fn a_cached_packet_makes_the_calls_of_the_bench() {
+    let sim = load();
+    let session = open(&sim);
+    let ends = Ends::tcp(100);
+    decided(
+        &sim,
+        &session,
+        &Packet::outbound(ends.leaving(b"")),
+        Verdict::Accept,
+    );
+    sim.injected();
+    let calls = || BOTH.map(|direction| Packet::new(direction, bytes(&ends, direction, b"more")));
+    let shipped = calls().map(|packet| {
+        let mut calls = calls_of(|| {
+            assert!(sim.classify(&packet).permitted);
+        });
+        let locks = calls.len();
+        calls.retain(|call| !call.contains("SpinLock"));
+        assert_eq!(locks - calls.len(), 2, "one is taken and released");
+        calls
+    });
+    close(session);
+    sim.unload();
+    let path = harness::built("NtsimBroken64.sys");
+    let service = format!("{}", Defect::OnlyCalls as u32);
+    let sim = Sim::load_as(&path, &service).expect("the driver loads");
+    let alone = calls().map(|packet| {
+        calls_of(|| {
+            assert!(sim.classify(&packet).permitted);
+        })
+    });
+    assert_eq!(alone, shipped);
     sim.unload();
 }
 

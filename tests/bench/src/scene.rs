@@ -10,11 +10,14 @@ use kext_types::{
 
 use crate::spin::Spin;
 
-pub(crate) type Bench = Engine<Spin>;
+/// An engine with the locks of a kernel.
+pub type Bench = Engine<Spin>;
 
-pub(crate) const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
+/// The time at which everything happens.
+pub const NOW: Timestamp = Timestamp::from_nanos(1_700_000_000_000_000_000);
 
-pub(crate) const ARRIVAL: Arrival = Arrival {
+/// Which way packets go.
+pub const ARRIVAL: Arrival = Arrival {
     direction: Direction::Outbound,
     interface: Interface {
         index: 1,
@@ -26,7 +29,7 @@ pub(crate) const ARRIVAL: Arrival = Arrival {
 };
 
 /// A verdict for one packet.
-pub(crate) const ONCE: Decision = Decision {
+pub const ONCE: Decision = Decision {
     verdict: Verdict::Accept,
     permanent: false,
 };
@@ -38,7 +41,7 @@ const ACCEPT: Decision = Decision {
 
 /// How flows differ.
 #[derive(Clone, Copy)]
-pub(crate) enum Spread {
+pub enum Spread {
     /// By local port and remote address.
     Both,
     /// By remote address only: all on one local port.
@@ -56,7 +59,9 @@ impl Spread {
         }
     }
 
-    pub(crate) fn key(self, flow: u32) -> FlowKey {
+    /// The flow with a number.
+    #[must_use]
+    pub fn key(self, flow: u32) -> FlowKey {
         let (local_port, remote) = self.ends(flow);
         FlowKey {
             local: Address::v4([192, 0, 2, 10]),
@@ -69,7 +74,8 @@ impl Spread {
     }
 
     /// A TCP segment of the flow: 64 bytes with 24 of payload.
-    pub(crate) fn packet(self, flow: u32) -> Packet {
+    #[must_use]
+    pub fn packet(self, flow: u32) -> Packet {
         let (local_port, remote) = self.ends(flow);
         let mut packet = [0; 64];
         packet[0] = 0x45;
@@ -86,10 +92,11 @@ impl Spread {
     }
 }
 
-pub(crate) type Packet = [u8; 64];
+/// A packet.
+pub type Packet = [u8; 64];
 
 /// An engine with room for so many flows, and a reader.
-pub(crate) fn engine(flows: u32, packets: u32) -> Bench {
+pub fn engine(flows: u32, packets: u32) -> Bench {
     let capacities = Capacities {
         flows,
         packets,
@@ -102,12 +109,13 @@ pub(crate) fn engine(flows: u32, packets: u32) -> Bench {
 }
 
 /// Presents a packet; says whether it was held.
-pub(crate) fn present(engine: &Bench, packet: &Packet, now: Timestamp) -> bool {
+pub fn present(engine: &Bench, packet: &Packet, now: Timestamp) -> bool {
     present_on(engine, &engine.lane(0), packet, now)
 }
 
 /// The same in a lane.
-pub(crate) fn present_on(engine: &Bench, lane: &Lane<'_>, packet: &Packet, now: Timestamp) -> bool {
+#[inline]
+pub fn present_on(engine: &Bench, lane: &Lane<'_>, packet: &Packet, now: Timestamp) -> bool {
     match engine.classify_on(lane, &packet[..], packet.len(), &ARRIVAL, now) {
         Classified::Held { .. } => true,
         Classified::Settled { settled, .. } => {
@@ -118,7 +126,8 @@ pub(crate) fn present_on(engine: &Bench, lane: &Lane<'_>, packet: &Packet, now: 
 }
 
 /// Holds a packet of a new flow and takes its request.
-pub(crate) fn hold(engine: &Bench, lane: &Lane<'_>, spread: Spread, flow: u32) -> PacketId {
+#[inline]
+pub fn hold(engine: &Bench, lane: &Lane<'_>, spread: Spread, flow: u32) -> PacketId {
     assert!(present_on(engine, lane, &spread.packet(flow), NOW));
     match engine.deliver(|held| Some(held.info.id)) {
         Delivery::Delivered(id) => id,
@@ -127,7 +136,7 @@ pub(crate) fn hold(engine: &Bench, lane: &Lane<'_>, spread: Spread, flow: u32) -
 }
 
 /// Decides the next request's flow for good, and times the step that caches it.
-pub(crate) fn time_insertion(engine: &Bench, now: Timestamp) -> u32 {
+pub fn time_insertion(engine: &Bench, now: Timestamp) -> u32 {
     let Delivery::Delivered(id) = engine.deliver(|held| Some(held.info.id)) else {
         panic!("no request waits");
     };
@@ -153,7 +162,8 @@ pub(crate) fn time_insertion(engine: &Bench, now: Timestamp) -> u32 {
 }
 
 /// Takes some requests, as a batch does, with their payload; whether there may be more.
-pub(crate) fn deliver_some(engine: &Bench, ids: &mut Vec<PacketId>) -> bool {
+#[inline]
+pub fn deliver_some(engine: &Bench, ids: &mut Vec<PacketId>) -> bool {
     let mut payload = [0; 64];
     engine.deliver_some(|held| {
         ids.push(held.info.id);
@@ -162,7 +172,8 @@ pub(crate) fn deliver_some(engine: &Bench, ids: &mut Vec<PacketId>) -> bool {
 }
 
 /// Decides a held packet for itself and lets it go, as the extension does.
-pub(crate) fn decide_once(engine: &Bench, lane: &Lane<'_>, id: PacketId) {
+#[inline]
+pub fn decide_once(engine: &Bench, lane: &Lane<'_>, id: PacketId) {
     let allocate = |len| {
         Some(Buffer {
             bytes: [0; 64],
@@ -187,7 +198,7 @@ fn decide_next(engine: &Bench, now: Timestamp) {
 }
 
 /// Lets packets go, each through one buffer on the stack.
-pub(crate) fn drain(mut releases: Releases<'_, Spin>) -> u32 {
+pub fn drain(mut releases: Releases<'_, Spin>) -> u32 {
     let mut count = 0;
     while let Some(release) = releases.next(|len| {
         Some(Buffer {
@@ -217,7 +228,7 @@ impl AsMut<[u8]> for Buffer {
 }
 
 /// Teaches the engine these flows, one verdict each.
-pub(crate) fn teach(engine: &Bench, spread: Spread, flows: std::ops::Range<u32>) {
+pub fn teach(engine: &Bench, spread: Spread, flows: std::ops::Range<u32>) {
     for flow in flows {
         if present(engine, &spread.packet(flow), NOW) {
             decide_next(engine, NOW);

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// One measured figure, in nanoseconds unless the name says otherwise.
-pub(crate) struct Row {
+pub struct Row {
     name: String,
     value: f64,
     /// What the figure should reach.
@@ -20,7 +20,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn new(name: impl Into<String>, value: f64) -> Self {
+    /// A figure with its name.
+    pub fn new(name: impl Into<String>, value: f64) -> Self {
         Self {
             name: name.into(),
             value,
@@ -30,17 +31,23 @@ impl Row {
         }
     }
 
-    pub(crate) fn target(mut self, target: f64) -> Self {
+    /// With what it should reach.
+    #[must_use]
+    pub fn target(mut self, target: f64) -> Self {
         self.target = Some(target);
         self
     }
 
-    pub(crate) fn against(mut self, c: Option<f64>, rust: Option<f64>) -> Self {
+    /// With the figures of the two earlier extensions.
+    #[must_use]
+    pub fn against(mut self, c: Option<f64>, rust: Option<f64>) -> Self {
         self.baselines = [c, rust];
         self
     }
 
-    pub(crate) fn limit(mut self, limit: f64) -> Self {
+    /// With what this machine allows.
+    #[must_use]
+    pub fn limit(mut self, limit: f64) -> Self {
         self.limit = Some(limit);
         self
     }
@@ -48,11 +55,11 @@ impl Row {
 
 /// All rows of a run.
 #[derive(Default)]
-pub(crate) struct Report(Vec<Row>);
+pub struct Report(Vec<Row>);
 
 impl Report {
     /// Prints a row and keeps it.
-    pub(crate) fn add(&mut self, row: Row) {
+    pub fn add(&mut self, row: Row) {
         let ratio =
             |of: Option<f64>| of.map_or_else(String::new, |of| format!("{:.2}x", row.value / of));
         println!(
@@ -67,7 +74,8 @@ impl Report {
         self.0.push(row);
     }
 
-    pub(crate) fn head() {
+    /// Prints the names of the columns.
+    pub fn head() {
         println!(
             "{:<52} {:>10} {:>9} {:>8} {:>8} {:>8}",
             "work (ns, unless it says otherwise)", "measured", "target", "/C", "/Rust", "/limit"
@@ -75,7 +83,7 @@ impl Report {
     }
 
     /// Writes the rows as JSON.
-    pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
         let number = |of: Option<f64>| of.map_or_else(|| "null".into(), |of| format!("{of:.2}"));
         let mut text = String::from("[\n");
         for (i, row) in self.0.iter().enumerate() {
@@ -100,7 +108,7 @@ impl Report {
 }
 
 /// The least of several runs' mean times of an operation. Noise only ever adds.
-pub(crate) fn least_mean(runs: usize, operations: usize, mut run: impl FnMut()) -> f64 {
+pub fn least_mean(runs: usize, operations: usize, mut run: impl FnMut()) -> f64 {
     (0..runs)
         .map(|_| {
             let started = Instant::now();
@@ -113,7 +121,7 @@ pub(crate) fn least_mean(runs: usize, operations: usize, mut run: impl FnMut()) 
 
 /// Processor time of this thread in nanoseconds, where the system tells: other programs' work on
 /// the same processors is then no part of it.
-pub(crate) fn thread_time(since: Instant) -> f64 {
+pub fn thread_time(since: Instant) -> f64 {
     // Its books are brought up to date when a thread goes to sleep.
     thread::sleep(Duration::from_micros(1));
     let told = fs::read_to_string("/proc/thread-self/schedstat").ok();
@@ -122,11 +130,11 @@ pub(crate) fn thread_time(since: Instant) -> f64 {
 }
 
 /// The times of single operations, sorted.
-pub(crate) struct Singles(Vec<u32>);
+pub struct Singles(Vec<u32>);
 
 impl Singles {
     /// Times `count` calls, each by itself.
-    pub(crate) fn time(count: usize, mut operation: impl FnMut(usize)) -> Self {
+    pub fn time(count: usize, mut operation: impl FnMut(usize)) -> Self {
         let mut times = vec![0; count];
         for (i, time) in times.iter_mut().enumerate() {
             let started = Instant::now();
@@ -137,28 +145,30 @@ impl Singles {
     }
 
     /// Times that were taken elsewhere.
-    pub(crate) fn of(mut times: Vec<u32>) -> Self {
+    pub fn of(mut times: Vec<u32>) -> Self {
         times.sort_unstable();
         Self(times)
     }
 
     /// The time that this many thousandths of the calls did not exceed.
-    pub(crate) fn per_mille(&self, mille: usize) -> f64 {
+    pub fn per_mille(&self, mille: usize) -> f64 {
         let at = (self.0.len() * mille / 1_000).min(self.0.len() - 1);
         f64::from(self.0[at])
     }
 }
 
 /// What taking the time costs by itself: part of every single time.
-pub(crate) fn clock_cost() -> f64 {
+pub fn clock_cost() -> f64 {
     Singles::time(10_000, |_| ()).per_mille(500)
 }
 
 /// A generator of the same numbers in every run (splitmix64).
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(pub u64);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it has no end")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -166,7 +176,8 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+    /// Puts items into a random order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, (self.next() % (i as u64 + 1)) as usize);
         }
@@ -179,17 +190,18 @@ impl Random {
 struct Entry([u64; 16]);
 
 /// What this machine allows over a table of so many entries of 128 bytes, in nanoseconds.
-pub(crate) struct Limits {
+pub struct Limits {
     /// One dependent read.
-    pub(crate) chase: f64,
+    pub chase: f64,
     /// A hash, one read and one comparison; the next does not depend on it.
-    pub(crate) stream: f64,
+    pub stream: f64,
     /// The same where each depends on the one before.
-    pub(crate) dependent: f64,
+    pub dependent: f64,
 }
 
 impl Limits {
-    pub(crate) fn measure(entries: usize, mut hash: impl FnMut(u64) -> u64) -> Self {
+    /// Measures them.
+    pub fn measure(entries: usize, mut hash: impl FnMut(u64) -> u64) -> Self {
         let mut order: Vec<usize> = (0..entries).collect();
         Random(1).shuffle(&mut order);
         let mut table = vec![Entry([0; 16]); entries];

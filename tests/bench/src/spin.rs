@@ -12,7 +12,8 @@ use kext_sync::RawLock;
 /// Looks at the lock before another thread may run: its owner may have been stopped.
 const PATIENCE: u32 = 1_000;
 
-pub(crate) struct Spin(AtomicBool);
+/// The lock.
+pub struct Spin(AtomicBool);
 
 // SAFETY: only the thread that turns the flag from false to true has the lock, until it stores false;
 // acquire and release order what it protects.
