@@ -108,6 +108,7 @@ impl Fake {
                 compartment: 0,
                 process_id: None,
                 passes: 0,
+                path_mtu: None,
             },
             size: u32::try_from(bytes.len()).unwrap(),
             held_len: u32::try_from(bytes.len()).unwrap(),

@@ -614,6 +614,7 @@ const ANY_REQUEST: RequestInfo = RequestInfo {
         compartment: 0,
         process_id: None,
         passes: 0,
+        path_mtu: None,
     },
     size: 0,
     held_len: 0,

@@ -136,6 +136,7 @@ fn a_started_engine_never_allocates() {
         compartment: 1,
         process_id: None,
         passes: 0,
+        path_mtu: None,
     };
     let now = Timestamp::from_nanos(1_700_000_000_000_000_000);
     let mut out = [0; 64];

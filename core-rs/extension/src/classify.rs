@@ -357,6 +357,8 @@ impl<H: Host> Extension<H> {
             arrival: Arrival {
                 direction: arrival.direction.reversed(),
                 passes: 0,
+                // It goes the other way, and is short.
+                path_mtu: None,
                 ..*arrival
             },
             len: reply.len,

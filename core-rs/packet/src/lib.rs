@@ -1,4 +1,4 @@
-//! IP headers, checksums, replies and rewriting.
+//! IP headers, checksums, replies, rewriting and fragmentation.
 //!
 //! Everything here is a function of one packet's bytes: no state, no clock, no memory. Bytes from
 //! the network are walked under fixed bounds and end in a value or in an error that says what and
@@ -8,6 +8,7 @@
 //! - [`reply::build`] makes the answer to a blocked packet;
 //! - [`stand_in`] makes the packet that stands for a connect;
 //! - [`rewrite::rewrite`] changes addresses and ports in place;
+//! - [`Fragmentation`] divides what is longer than its path takes;
 //! - [`checksum`] holds the arithmetic of them all.
 
 #![no_std]
@@ -21,6 +22,7 @@ extern crate std;
 mod bytes;
 mod error;
 mod extensions;
+mod fragmentation;
 mod frame;
 mod headers;
 mod ipv4;
@@ -38,6 +40,7 @@ pub mod testing;
 
 pub use error::{ParseError, ParseErrorKind};
 pub use extensions::{MAX_EXTENSION_BYTES, MAX_EXTENSIONS};
+pub use fragmentation::{Fragmentation, FragmentationError, MAX_FRAGMENTS};
 pub use headers::{Fragment, Headers};
 pub use reply::{MAX_REPLY_LEN, Reply, ReplyForbidden, ReplyKind};
 pub use rewrite::{Rewrite, RewriteError};

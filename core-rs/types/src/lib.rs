@@ -24,7 +24,7 @@ pub use config::{
 pub use flow::{FlowKey, protocol};
 pub use flow_info::{FlowEnd, FlowEnded, FlowInfo, FlowOrigin, Traffic};
 pub use id::PacketId;
-pub use packet::{Arrival, Direction, Interface, ProcessId, RequestInfo};
+pub use packet::{Arrival, Direction, Interface, PathMtu, ProcessId, RequestInfo};
 pub use process_path::ProcessPath;
 pub use reason::{Disposition, Event, Reason};
 pub use time::Timestamp;

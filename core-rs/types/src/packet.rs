@@ -1,6 +1,6 @@
 //! What a host knows of a packet, and what user mode is told of it.
 
-use core::num::NonZeroU64;
+use core::num::{NonZeroU16, NonZeroU64};
 
 use crate::{Address, FlowKey, IpVersion, PacketId, Timestamp};
 
@@ -59,6 +59,9 @@ pub struct Interface {
 /// A process id that is known; 0 stands for "unknown" on the wire.
 pub type ProcessId = NonZeroU64;
 
+/// A path MTU: shorter than the longest packet.
+pub type PathMtu = NonZeroU16;
+
 /// What the host knows of a packet beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
@@ -72,6 +75,9 @@ pub struct Arrival {
     pub process_id: Option<ProcessId>,
     /// How many times we have injected this very packet before; 0 for a packet that is not ours.
     pub passes: u8,
+    /// How long a packet may be at most that goes this one's way; `None` if the host does not know, or if
+    /// no packet is too long. A longer one that is held has yet to be sent in fragments.
+    pub path_mtu: Option<PathMtu>,
 }
 
 /// A verdict request: what user mode is told of a held packet.

@@ -52,6 +52,7 @@ prop_compose! {
                 compartment,
                 process_id: ProcessId::new(process),
                 passes: 0,
+                path_mtu: None,
             },
             size: held_len + cut,
             held_len,

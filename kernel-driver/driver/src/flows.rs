@@ -109,6 +109,7 @@ fn authorization(call: &Classify<'_>) -> Authorization {
             compartment: call.compartment(),
             process_id: call.process_id().and_then(ProcessId::new),
             passes: 0,
+            path_mtu: None,
         },
     };
     let connects = &kext.host().connects;

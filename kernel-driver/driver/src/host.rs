@@ -15,7 +15,7 @@ use kext_nt::spin_lock::RawSpinLock;
 use kext_nt::status::Status;
 use kext_nt::{Result, log, random, time};
 use kext_nt_sys::status::STATUS_PENDING;
-use kext_packet::Headers;
+use kext_packet::{Fragmentation, Headers, MAX_FRAGMENTS};
 use kext_types::{Arrival, Direction, IpVersion, MAX_PACKET_LEN, Reason, Timestamp};
 use kext_wire::hello::HostKind;
 
@@ -154,6 +154,48 @@ impl WfpHost {
             compartment: arrival.compartment,
             passes: usize::from(arrival.passes.saturating_add(1)),
         };
+        match arrival.path_mtu.map(|mtu| usize::from(mtu.get())) {
+            Some(mtu) if len > mtu && target == Target::Send => {
+                self.leave_in_fragments(leaving, &headers, mtu)
+            }
+            _ => self.inject_or_keep(leaving),
+        }
+    }
+
+    /// Sends a packet that is longer than its path takes: it was shown before the stack has fragmented
+    /// it, and the stack refuses it from us. Without memory for all fragments none is sent.
+    #[cold]
+    #[inline(never)]
+    fn leave_in_fragments(
+        &self,
+        whole: Leaving,
+        headers: &Headers,
+        mtu: usize,
+    ) -> core::result::Result<(), InjectError> {
+        let packet = whole.block.as_ref();
+        let identification = self.random() as u32;
+        let Ok(fragmentation) = Fragmentation::new(packet, headers, mtu, identification) else {
+            // Its sender does not want it fragmented, or nobody may: the stack refuses it, and says so.
+            return self.inject_or_keep(whole);
+        };
+        let mut blocks = [const { None }; MAX_FRAGMENTS];
+        // Bound: MAX_FRAGMENTS.
+        for (number, place) in blocks.iter_mut().take(fragmentation.count()).enumerate() {
+            let len = fragmentation.len_of(number);
+            let mut block = self.blocks.take(len).ok_or(InjectError)?;
+            fragmentation
+                .write(number, block.as_mut())
+                .ok_or(InjectError)?;
+            *place = Some(block);
+        }
+        // Bound: MAX_FRAGMENTS.
+        for block in blocks.iter_mut().filter_map(Option::take) {
+            self.inject_or_keep(whole.with_block(block))?;
+        }
+        Ok(())
+    }
+
+    fn inject_or_keep(&self, leaving: Leaving) -> core::result::Result<(), InjectError> {
         let left = if nests_here() || !self.later.is_empty() {
             self.later.push(leaving)
         } else {

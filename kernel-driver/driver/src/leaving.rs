@@ -31,6 +31,15 @@ pub(crate) struct Leaving {
 }
 
 impl Leaving {
+    /// Another packet that goes the same way.
+    pub(crate) fn with_block(&self, block: Block) -> Self {
+        Self {
+            len: block.as_ref().len(),
+            block,
+            ..*self
+        }
+    }
+
     pub(crate) fn inject(self, injector: &Injector) -> Result<()> {
         let Self {
             block,

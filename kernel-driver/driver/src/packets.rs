@@ -21,7 +21,7 @@ use kext_nt::injection::Way;
 use kext_nt::irql::at_dispatch;
 use kext_nt::layer::{Family, Layer};
 use kext_nt::net_buffer::{FromHeader, Packet, PacketList, Packets};
-use kext_types::{Arrival, Direction, Interface, Reason};
+use kext_types::{Arrival, Direction, Interface, PathMtu, Reason};
 
 use crate::checksums;
 use crate::kext::{Here, Kext};
@@ -88,6 +88,7 @@ fn classify(mut call: Classify<'_>, layer: &Layer, direction: Direction) {
             compartment: call.compartment(),
             process_id: None,
             passes: 0,
+            path_mtu: call.path_mtu().and_then(path_mtu),
         },
         back: match direction {
             Direction::Inbound => call.ip_header_size(),
@@ -297,6 +298,11 @@ fn passes(mark: usize) -> u8 {
     u8::try_from(mark).unwrap_or(u8::MAX).max(1)
 }
 
+/// A path MTU for the extension: none where every packet fits.
+fn path_mtu(bytes: u32) -> Option<PathMtu> {
+    u16::try_from(bytes).ok().and_then(PathMtu::new)
+}
+
 /// Nothing, where the bytes are no packet of the layer's family: its header is then somewhere else.
 fn of_family(bytes: &[u8], family: Family) -> &[u8] {
     let version = match family {
@@ -316,6 +322,12 @@ mod tests {
     #[test]
     fn a_mark_counts_at_least_once_and_saturates() {
         assert_eq!([0, 1, 3, 300].map(passes), [1, 1, 3, 255]);
+    }
+
+    #[test]
+    fn a_path_that_takes_every_packet_has_no_limit() {
+        assert_eq!(path_mtu(1500).map(PathMtu::get), Some(1500));
+        assert_eq!([0, 65_536, u32::MAX].map(path_mtu), [None; 3]);
     }
 
     #[test]

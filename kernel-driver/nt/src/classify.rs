@@ -222,6 +222,12 @@ impl Classify<'_> {
         }
     }
 
+    /// The path MTU, if it is told: of packets that are sent.
+    pub fn path_mtu(&self) -> Option<u32> {
+        self.has(fwps::FWPS_METADATA_FIELD_PATH_MTU)
+            .then_some(self.metadata.pathMtu)
+    }
+
     /// The process, if it is told.
     pub fn process_id(&self) -> Option<u64> {
         self.has(fwps::FWPS_METADATA_FIELD_PROCESS_ID)

@@ -26,6 +26,7 @@ pub const ARRIVAL: Arrival = Arrival {
     compartment: 1,
     process_id: None,
     passes: 0,
+    path_mtu: None,
 };
 
 /// A verdict for one packet.

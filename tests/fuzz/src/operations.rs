@@ -313,6 +313,7 @@ impl Scene {
             compartment: 1,
             process_id: ProcessId::new(u64::from(arrival & 2)),
             passes: arrival.saturating_sub(240),
+            path_mtu: None,
         };
         let classified = self.engine.classify(packet, on_wire, &arrival, self.now());
         if end_presented(classified, packet) {

@@ -309,6 +309,12 @@ impl Sim {
         inject::set_results(&results);
     }
 
+    /// How long a packet may be that is sent; 1,500 bytes at first. The stack fragments what it sends
+    /// itself, after callouts have seen it, and refuses what is longer from those who inject.
+    pub fn set_mtu(&self, mtu: u32) {
+        inject::set_mtu(mtu);
+    }
+
     /// Whether the network stack is ready for injections and to hold operations; it is at first.
     pub fn stack_ready(&self, ready: bool) {
         inject::set_not_ready(!ready);

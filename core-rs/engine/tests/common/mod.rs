@@ -308,6 +308,7 @@ pub(crate) const fn arrival(direction: Direction) -> Arrival {
         compartment: 1,
         process_id: None,
         passes: 0,
+        path_mtu: None,
     }
 }
 

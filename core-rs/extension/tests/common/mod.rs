@@ -117,6 +117,7 @@ pub(crate) fn arrival(direction: Direction) -> Arrival {
         compartment: 3,
         process_id: None,
         passes: 0,
+        path_mtu: None,
     }
 }
 

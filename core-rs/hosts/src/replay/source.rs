@@ -180,6 +180,7 @@ impl Capture {
                 compartment: 0,
                 process_id: None,
                 passes: 0,
+                path_mtu: None,
             },
             guessed,
         })

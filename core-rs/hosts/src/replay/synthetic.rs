@@ -66,6 +66,7 @@ impl Generator {
         compartment: 0,
         process_id: None,
         passes: 0,
+        path_mtu: None,
     };
 
     pub(super) fn new(what: Synthetic) -> Self {

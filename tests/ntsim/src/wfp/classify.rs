@@ -8,6 +8,7 @@ use kext_nt_sys::types::{GUID, PVOID};
 use super::callout::{self, Callout};
 use super::engine::{self, Active};
 use super::flow;
+use super::inject;
 use super::layer::{self, Kind, Layer, key_text};
 use super::lent::{Lent, Shape};
 use super::packet::{Direction, Packet};
@@ -105,6 +106,8 @@ pub(crate) fn call_of(packet: &Packet) -> Call {
     if outbound {
         metadata.currentMetadataValues |= FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
         metadata.transportHeaderSize = 20;
+        metadata.currentMetadataValues |= FWPS_METADATA_FIELD_PATH_MTU;
+        metadata.pathMtu = packet.path_mtu.unwrap_or_else(inject::mtu);
     }
     if let Some(compartment) = packet.compartment {
         metadata.currentMetadataValues |= FWPS_METADATA_FIELD_COMPARTMENT_ID;

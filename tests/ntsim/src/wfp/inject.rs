@@ -14,7 +14,8 @@ use kext_nt_sys::ndis::{
 };
 use kext_nt_sys::status::{
     NTSTATUS, STATUS_FWP_INJECT_HANDLE_CLOSING, STATUS_FWP_INJECT_HANDLE_STALE,
-    STATUS_FWP_TCPIP_NOT_READY, STATUS_INVALID_PARAMETER, STATUS_SUCCESS,
+    STATUS_FWP_TCPIP_NOT_READY, STATUS_INVALID_BUFFER_SIZE, STATUS_INVALID_PARAMETER,
+    STATUS_SUCCESS,
 };
 use kext_nt_sys::types::{FALSE, HANDLE, TRUE};
 use parking_lot::{Condvar, Mutex};
@@ -105,11 +106,16 @@ struct State {
     /// What the next completions say, and whether they are not injected at all.
     results: VecDeque<NDIS_STATUS>,
     not_ready: bool,
+    /// How long a packet may be that is sent, if not [`MTU`].
+    mtu: Option<u32>,
 }
 
 static STATE: Mutex<Option<State>> = Mutex::new(None);
 static QUEUED: Condvar = Condvar::new();
 const HANDLES: usize = 0x1_f000;
+
+/// How long a packet may be that is sent, unless a test says otherwise: Ethernet's.
+const MTU: u32 = 1500;
 
 fn with<R>(work: impl FnOnce(&mut State) -> R) -> R {
     work(STATE.lock().get_or_insert_default())
@@ -425,6 +431,7 @@ fn run(job: Job, level: KIRQL) {
     if now != job.packets {
         violation!(Injection, "a packet is changed while it is being injected");
     }
+    let mut too_long = false;
     for bytes in &job.packets {
         let mut packet = Packet::new(job.direction, bytes.clone());
         (packet.interface, packet.sub_interface) = job.interface;
@@ -435,6 +442,11 @@ fn run(job: Job, level: KIRQL) {
             earlier: false,
         });
         let classified = classify::packet(&packet);
+        // What callouts let pass is not fragmented: who injects has to know what the path takes.
+        if job.direction == Direction::Outbound && bytes.len() > mtu() as usize {
+            too_long = true;
+            continue;
+        }
         let injected = Injected {
             direction: job.direction,
             wrong: if job.offloaded {
@@ -454,7 +466,12 @@ fn run(job: Job, level: KIRQL) {
         state.lists.retain(|list| *list != job.list);
         state.results.pop_front()
     });
-    guest::borrow(list, "a list").Status = result.unwrap_or(NDIS_STATUS_SUCCESS);
+    let own = if too_long {
+        STATUS_INVALID_BUFFER_SIZE
+    } else {
+        NDIS_STATUS_SUCCESS
+    };
+    guest::borrow(list, "a list").Status = result.unwrap_or(own);
     let outer = COMPLETING.replace(true);
     let at_dispatch = if level == DISPATCH_LEVEL { TRUE } else { FALSE };
     cpu::call("the completion of an injection", level, || {
@@ -509,6 +526,16 @@ pub(crate) fn is_not_ready() -> bool {
 /// Whether the stack is not ready for injections.
 pub(crate) fn set_not_ready(not_ready: bool) {
     with(|state| state.not_ready = not_ready);
+}
+
+/// How long a packet may be that is sent.
+pub(crate) fn set_mtu(mtu: u32) {
+    with(|state| state.mtu = Some(mtu));
+}
+
+/// The same, for the metadata of packets that leave.
+pub(crate) fn mtu() -> u32 {
+    with(|state| state.mtu.unwrap_or(MTU))
 }
 
 /// Whether a list is being injected.

@@ -30,6 +30,7 @@ pub struct Packet {
     pub(crate) split: Vec<usize>,
     pub(crate) headroom: usize,
     pub(crate) header_size: Option<usize>,
+    pub(crate) path_mtu: Option<u32>,
     pub(crate) level: KIRQL,
     pub(crate) mark: Option<Mark>,
 }
@@ -48,6 +49,7 @@ impl Packet {
             split: Vec::new(),
             headroom: 0,
             header_size: None,
+            path_mtu: None,
             level: DISPATCH_LEVEL,
             mark: None,
         }
@@ -133,6 +135,13 @@ impl Packet {
     #[must_use]
     pub fn header_size(mut self, bytes: usize) -> Self {
         self.header_size = Some(bytes);
+        self
+    }
+
+    /// What the metadata say of the path MTU, other than what the stack takes.
+    #[must_use]
+    pub fn path_mtu(mut self, bytes: u32) -> Self {
+        self.path_mtu = Some(bytes);
         self
     }
 

@@ -4,6 +4,7 @@ mod captures;
 mod connects;
 mod device;
 mod flows;
+mod large;
 mod lists;
 mod nested;
 mod packets;
@@ -40,6 +41,7 @@ static TESTS: LazyLock<Vec<Test>> = LazyLock::new(|| {
         device::TESTS,
         packets::TESTS,
         flows::TESTS,
+        large::TESTS,
         lists::TESTS,
         nested::TESTS,
         pieces::TESTS,
