@@ -77,6 +77,11 @@ class Counters(Mapping[str, int]):
         return events.get("injected_reset", 0) + events.get("injected_unreachable", 0)
 
     @property
+    def injections_refused(self) -> int:
+        """Packets that were let go and lost in the end, as the network stack refused them later."""
+        return self._events.get("injections_refused", 0)
+
+    @property
     def events(self) -> Mapping[str, int]:
         """The counted things that are no packet's end, by name."""
         return MappingProxyType(self._events)
@@ -110,6 +115,8 @@ class Counters(Mapping[str, int]):
         lines = [f"seen {self.seen:,} {sign} {sums} + held {self.held:,}"]
         lines += [f"  {name:<28}{value:>12,}" for name, value in self.items() if value]
         lines.append(f"requests {self.requests:,}, injected {self.injected:,}")
+        if self.injections_refused:
+            lines.append(f"lost after they were let go {self.injections_refused:,}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

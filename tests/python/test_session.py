@@ -236,6 +236,16 @@ def test_an_imbalance_would_be_seen():
     assert "seen 3 != permitted 1" in str(counters)
 
 
+def test_what_was_lost_after_it_was_let_go_is_told():
+    entries = [("seen", 255, 2), ("permitted_verdict", 0, 2)]
+    assert pk.Counters(entries).injections_refused == 0
+    assert "lost" not in str(pk.Counters(entries))
+    counters = pk.Counters([*entries, ("injections_refused", 255, 1)])
+    assert counters.balanced
+    assert counters.injections_refused == 1
+    assert "lost after they were let go 1" in str(counters)
+
+
 @both
 def test_flows_tell_their_traffic(opened):
     packets = [syn(80), syn_ack(80), request(80, b"GET /")]

@@ -148,7 +148,11 @@ impl<H: Host> Extension<H> {
                 return Counter::of_reason(reason, counters.reason(reason));
             }
             let event = Event::ALL.get(i - REASONS).copied().unwrap_or(Event::Seen);
-            Counter::of_event(event, counters.event(event))
+            let of_host = match event {
+                Event::InjectionsRefused => self.host.injections_refused(),
+                _ => 0,
+            };
+            Counter::of_event(event, counters.event(event).saturating_add(of_host))
         });
         CountersResponse::encode(entries, buffer.output())
             .map(Answer::Bytes)

@@ -31,6 +31,12 @@ pub trait Host {
     /// Sends a packet on its way. No lock is held; the host may present packets from inside.
     fn inject(&self, buffer: Self::Buffer, injection: &Injection) -> Result<(), InjectError>;
 
+    /// How many packets are lost that [`Host::inject`] has taken: refused later, by whoever sends them. For
+    /// the counters. Hosts that know at once whether a packet is gone have none.
+    fn injections_refused(&self) -> u64 {
+        0
+    }
+
     /// Verdict requests wait, or waiting is over: reads that were pended are to be tried again. No
     /// lock is held.
     fn requests_ready(&self);

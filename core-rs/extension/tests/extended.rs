@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::atomic::Ordering;
+
 use common::*;
 use kext_extension::Classification;
 use kext_packet::Headers;
@@ -244,6 +246,7 @@ fn counters_balance_by_what_the_message_says() {
     outbound(&extension, b"nonsense");
     let ids = receive(&extension, 2, PayloadMode::None, ROOM).unwrap();
     set_verdicts(&extension, &[accept(ids[0].0.id)]);
+    extension.host().refused.store(3, Ordering::Relaxed);
     let input = message(|out| CountersRequest.encode(out));
     let bytes = ioctl(&extension, ControlCode::Counters, &input, ROOM).unwrap();
     let response = CountersResponse::decode(&bytes).unwrap();
@@ -259,6 +262,7 @@ fn counters_balance_by_what_the_message_says() {
         .sum();
     assert_eq!(value(Event::Seen), 5);
     assert_eq!(value(Event::Held), 3);
+    assert_eq!(value(Event::InjectionsRefused), 3);
     assert_eq!(value(Event::Seen), ended + value(Event::Held));
 }
 

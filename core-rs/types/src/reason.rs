@@ -210,6 +210,9 @@ counted! {
         /// Connects that could not wait for their verdict, or had to make room: their packets are asked
         /// about, as if connects were not held.
         ConnectNotHeld = 1017, "connect_not_held";
+        /// Packets, or fragments of them, that were counted as let go or as an answer, and that the host
+        /// could not send in the end: they are lost. They are part of no balance, as they have ended.
+        InjectionsRefused = 1018, "injections_refused";
     }
 }
 

@@ -261,6 +261,10 @@ impl Host for WfpHost {
         self.leave(buffer, injection.len, &injection.arrival)
     }
 
+    fn injections_refused(&self) -> u64 {
+        u64::from(self.injector.refused()) + u64::from(self.lost.load(Ordering::Relaxed))
+    }
+
     fn requests_ready(&self) {
         self.reads.wake();
     }

@@ -26,6 +26,8 @@ pub(crate) struct TestHost {
     pub(crate) woken: AtomicU32,
     /// Places of the connects whose hold was ended.
     pub(crate) ended: Mutex<Vec<usize>>,
+    /// How many packets were refused after they were taken.
+    pub(crate) refused: AtomicU32,
 }
 
 fn take_one(counter: &AtomicU32) -> bool {
@@ -59,6 +61,10 @@ impl Host for TestHost {
         buffer.truncate(injection.len);
         self.injected.lock().push((buffer, *injection));
         Ok(())
+    }
+
+    fn injections_refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed).into()
     }
 
     fn requests_ready(&self) {

@@ -2,7 +2,7 @@
 
 use kext_ntsim::harness::Test;
 use kext_ntsim::{Completion, Injected, Packet, deepest_stack, guard_pages, messages};
-use kext_types::{Reason, Verdict};
+use kext_types::{Event, Reason, Verdict};
 
 use crate::packets::{close, decided, once, open, permanent, request, requests};
 use crate::traffic::Ends;
@@ -149,6 +149,9 @@ fn what_its_sender_does_not_want_divided_is_refused() {
     sent[6] = 0x40;
     decided(&sim, &session, &Packet::outbound(sent), Verdict::Accept);
     assert!(sim.injected().is_empty());
+    let counters = session.counters().unwrap();
+    assert_eq!(counters.event(Event::InjectionsRefused), 1);
+    assert!(counters.balanced(), "{counters:?}");
     close(session);
     sim.unload();
     let said = messages().join("\n");

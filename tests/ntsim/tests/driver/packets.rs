@@ -6,7 +6,7 @@ use kext_ntsim::{
     Classified, Completion, Direction, Endpoint, Faults, LoadError, Packet, Sim, Status,
     clear_faults, deepest_stack, guard_pages, messages, set_engine_running, set_faults,
 };
-use kext_types::{Decision, Verdict};
+use kext_types::{Decision, Event, Verdict};
 
 use crate::traffic::{Ends, partial};
 use crate::transport::DeviceTransport;
@@ -506,6 +506,11 @@ fn injections_complete_when_they_like() {
             assert_eq!(sim.injections(), 8);
             assert_eq!(sim.release_injections(3), 3);
         }
+        sim.settle();
+        let counters = session.counters().unwrap();
+        let refused = counters.event(Event::InjectionsRefused);
+        assert_eq!(refused, 2, "{completion:?}");
+        assert!(counters.balanced(), "{counters:?}");
         close(session);
         sim.unload();
         assert!(sim_is_empty());
