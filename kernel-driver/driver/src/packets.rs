@@ -12,6 +12,7 @@
 //! as a packet that is dropped for that.
 
 use core::cell::OnceCell;
+use core::net::IpAddr;
 
 use kext_extension::{Classification, PacketBytes};
 use kext_nt::blocks::Block;
@@ -50,8 +51,17 @@ struct Shown {
     arrival: Arrival,
     /// How far before their start the IP header begins; `None` if that is not told.
     back: Option<u32>,
+    /// Source and destination, where a header has to be looked for: what is found there must have them.
+    ends: Option<Ends>,
     /// This machine sends them to itself.
     loopback: bool,
+}
+
+/// Source and destination of a header, as they stand there.
+#[derive(Clone, Copy)]
+enum Ends {
+    V4([u8; 8]),
+    V6([u8; 32]),
 }
 
 /// What is to become of all packets of one call.
@@ -77,8 +87,18 @@ fn classify(mut call: Classify<'_>, layer: &Layer, direction: Direction) {
     }
     let fields = &layer.fields;
     let value = |field: Option<u32>| field.and_then(|field| call.u32(field)).unwrap_or(0);
+    // What leaves begins with its header. What came does not; where the header is found by a length that
+    // leaves extension headers out, there are bytes that their sender has chosen.
+    let ends = match direction {
+        Direction::Inbound => call
+            .address(fields.remote_address, family)
+            .zip(call.address(fields.local_address, family))
+            .and_then(|(source, destination)| Ends::of(source, destination)),
+        Direction::Outbound => None,
+    };
     let shown = Shown {
         family,
+        ends,
         arrival: Arrival {
             direction,
             interface: Interface {
@@ -168,7 +188,7 @@ impl Kext {
             shown.back.and_then(|back| packet.from_header(back))
         };
         let completes_checksums = is_partial || comes_from_here;
-        let packet = Presented::new(self, view.as_ref(), shown.family, completes_checksums);
+        let packet = Presented::new(self, view.as_ref(), shown, completes_checksums);
         let len = packet.len;
         if comes_from_here && !self.extension.may_answer_redirect(&packet, len) {
             return None;
@@ -228,7 +248,7 @@ struct Presented<'a> {
     first: &'a [u8],
     /// How long it is.
     len: usize,
-    family: Family,
+    shown: &'a Shown,
     /// The first piece is not all of it, or its checksums are to be completed first.
     is_to_copy: bool,
     completes_checksums: bool,
@@ -240,7 +260,7 @@ impl<'a> Presented<'a> {
     fn new(
         kext: &'a Kext,
         view: Option<&'a FromHeader<'a>>,
-        family: Family,
+        shown: &'a Shown,
         completes_checksums: bool,
     ) -> Self {
         let first = view.map_or(&[][..], FromHeader::first_bytes);
@@ -248,9 +268,9 @@ impl<'a> Presented<'a> {
         Self {
             kext,
             view,
-            first: of_family(first, family),
+            first: of_layer(first, shown),
             len,
-            family,
+            shown,
             is_to_copy: first.len() < len || completes_checksums,
             completes_checksums,
             copy: OnceCell::new(),
@@ -268,7 +288,7 @@ impl<'a> Presented<'a> {
             Some(copy)
         });
         let copy = copy.as_ref()?;
-        Some(of_family(copy.as_ref(), self.family))
+        Some(of_layer(copy.as_ref(), self.shown))
     }
 }
 
@@ -303,7 +323,48 @@ fn path_mtu(bytes: u32) -> Option<PathMtu> {
     u16::try_from(bytes).ok().and_then(PathMtu::new)
 }
 
-/// Nothing, where the bytes are no packet of the layer's family: its header is then somewhere else.
+impl Ends {
+    fn of(source: IpAddr, destination: IpAddr) -> Option<Self> {
+        match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut ends = [0; 8];
+                let (first, second) = ends.split_at_mut(4);
+                first.copy_from_slice(&source.octets());
+                second.copy_from_slice(&destination.octets());
+                Some(Self::V4(ends))
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let mut ends = [0; 32];
+                let (first, second) = ends.split_at_mut(16);
+                first.copy_from_slice(&source.octets());
+                second.copy_from_slice(&destination.octets());
+                Some(Self::V6(ends))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a header with these ends is where the bytes begin.
+    #[inline]
+    fn are_of(&self, bytes: &[u8]) -> bool {
+        match self {
+            Self::V4(ends) => bytes.get(12..20) == Some(ends),
+            Self::V6(ends) => bytes.get(8..40) == Some(ends),
+        }
+    }
+}
+
+/// Nothing, where the bytes are not the packet that the layer is called for: its header is somewhere else.
+#[inline]
+fn of_layer<'a>(bytes: &'a [u8], shown: &Shown) -> &'a [u8] {
+    let bytes = of_family(bytes, shown.family);
+    match &shown.ends {
+        Some(ends) if !ends.are_of(bytes) => &[],
+        _ => bytes,
+    }
+}
+
+/// Nothing, where the bytes are no packet of this family.
 fn of_family(bytes: &[u8], family: Family) -> &[u8] {
     let version = match family {
         Family::V4 => 4,
@@ -328,6 +389,22 @@ mod tests {
     fn a_path_that_takes_every_packet_has_no_limit() {
         assert_eq!(path_mtu(1500).map(PathMtu::get), Some(1500));
         assert_eq!([0, 65_536, u32::MAX].map(path_mtu), [None; 3]);
+    }
+
+    #[test]
+    fn the_header_has_the_ends_that_the_layer_tells() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let ends = Ends::of(ip("192.0.2.1"), ip("192.0.2.2")).unwrap();
+        let mut v4 = [0; 20];
+        v4[12..].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
+        assert!(ends.are_of(&v4) && !ends.are_of(&v4[..19]));
+        v4[19] = 3;
+        assert!(!ends.are_of(&v4));
+        let ends = Ends::of(ip("::1"), ip("::2")).unwrap();
+        let mut v6 = [0; 40];
+        (v6[23], v6[39]) = (1, 2);
+        assert!(ends.are_of(&v6) && !ends.are_of(&v6[1..]));
+        assert!(Ends::of(ip("::1"), ip("192.0.2.1")).is_none());
     }
 
     #[test]

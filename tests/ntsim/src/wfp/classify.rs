@@ -102,7 +102,7 @@ pub(crate) fn call_of(packet: &Packet) -> Call {
     let mut metadata = no_metadata();
     let header = packet.ip_header();
     metadata.currentMetadataValues |= FWPS_METADATA_FIELD_IP_HEADER_SIZE;
-    metadata.ipHeaderSize = header as u32;
+    metadata.ipHeaderSize = packet.told_size.unwrap_or(header) as u32;
     if outbound {
         metadata.currentMetadataValues |= FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
         metadata.transportHeaderSize = 20;

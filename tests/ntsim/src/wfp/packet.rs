@@ -30,6 +30,7 @@ pub struct Packet {
     pub(crate) split: Vec<usize>,
     pub(crate) headroom: usize,
     pub(crate) header_size: Option<usize>,
+    pub(crate) told_size: Option<usize>,
     pub(crate) path_mtu: Option<u32>,
     pub(crate) level: KIRQL,
     pub(crate) mark: Option<Mark>,
@@ -49,6 +50,7 @@ impl Packet {
             split: Vec::new(),
             headroom: 0,
             header_size: None,
+            told_size: None,
             path_mtu: None,
             level: DISPATCH_LEVEL,
             mark: None,
@@ -135,6 +137,14 @@ impl Packet {
     #[must_use]
     pub fn header_size(mut self, bytes: usize) -> Self {
         self.header_size = Some(bytes);
+        self
+    }
+
+    /// What the metadata say of the length of the IP header, other than where a packet that has come
+    /// begins: as if extension headers did not count.
+    #[must_use]
+    pub fn told_header_size(mut self, bytes: usize) -> Self {
+        self.told_size = Some(bytes);
         self
     }
 

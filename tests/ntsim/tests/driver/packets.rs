@@ -6,7 +6,7 @@ use kext_ntsim::{
     Classified, Completion, Direction, Endpoint, Faults, LoadError, Packet, Sim, Status,
     clear_faults, deepest_stack, guard_pages, messages, set_engine_running, set_faults,
 };
-use kext_types::{Decision, Event, Verdict};
+use kext_types::{Decision, Event, Reason, Verdict};
 
 use crate::traffic::{Ends, partial};
 use crate::transport::DeviceTransport;
@@ -55,6 +55,10 @@ pub(crate) const TESTS: &[Test] = &[
     passes(
         "packets::what_is_no_packet_is_permitted",
         what_is_no_packet_is_permitted,
+    ),
+    passes(
+        "packets::a_header_that_the_sender_made_up_is_not_believed",
+        a_header_that_the_sender_made_up_is_not_believed,
     ),
     passes(
         "packets::injections_complete_when_they_like",
@@ -481,6 +485,48 @@ fn what_is_no_packet_is_permitted() {
     assert!(session.counters().unwrap().balanced());
     close(session);
     sim.settle();
+    sim.unload();
+}
+
+/// Where the length of the header leaves its extension headers out, a header is found inside of them.
+fn a_header_that_the_sender_made_up_is_not_believed() {
+    let sim = load();
+    let session = open(&sim);
+    let honest = Ends::udp(8100).over_v6().coming(b"payload");
+    let made_up = Ends {
+        remote: (77, 443),
+        ..Ends::udp(8100).over_v6()
+    }
+    .coming(b"payload");
+    // Destination options with one that has a whole IPv6 header as its data.
+    let mut sent = honest[..40].to_vec();
+    sent[6] = 60;
+    sent.extend([17, 5, 0x1e, 44, 0, 0, 0, 0]);
+    sent.extend(&made_up[..40]);
+    sent.extend(&honest[40..]);
+    let length = (sent.len() - 40) as u16;
+    sent[4..6].copy_from_slice(&length.to_be_bytes());
+
+    let packet = Packet::inbound(sent.clone());
+    let unparsable = |session: &Session| {
+        let counters = session.counters().unwrap();
+        assert!(counters.balanced(), "{counters:?}");
+        counters.reason(Reason::PermittedUnparsable)
+    };
+    for split in [&[][..], &[10]] {
+        let before = unparsable(&session);
+        let told = packet.clone().split(split).told_header_size(40);
+        assert!(sim.classify(&told).permitted);
+        assert!(
+            requests(&session).is_empty(),
+            "a made-up header is asked about"
+        );
+        assert_eq!(unparsable(&session), before + 1);
+    }
+    // Where it is told right the packet is what it is.
+    assert_eq!(sim.classify(&packet), ABSORBED);
+    assert_eq!(&*request(&session).payload, sent);
+    close(session);
     sim.unload();
 }
 
