@@ -24,7 +24,7 @@ use kext_nt::layer::{Family, Layer};
 use kext_nt::net_buffer::{FromHeader, Packet, PacketList, Packets};
 use kext_types::{Arrival, Direction, Interface, PathMtu, Reason};
 
-use crate::checksums;
+use crate::checksums::Missing;
 use crate::kext::{Here, Kext};
 use crate::passed::Passed;
 
@@ -132,10 +132,7 @@ fn classify(mut call: Classify<'_>, layer: &Layer, direction: Direction) {
 impl Kext {
     /// Presents every packet.
     fn present(&self, here: &Here, lists: &PacketList<'_>, shown: &Shown) -> Fate {
-        let way = match shown.arrival.direction {
-            Direction::Inbound => Way::Receive,
-            Direction::Outbound => Way::Send,
-        };
+        let way = shown.way();
         let mut fate = Fate::PassOn;
         let mut passed = Passed::new();
         // Bound: what the filter engine shows in one call.
@@ -145,9 +142,9 @@ impl Kext {
                 passes: mark.map_or(0, passes),
                 ..shown.arrival
             };
-            let is_partial = way == Way::Send && list.leaves_checksums();
+            let missing = missing(list, way);
             for mut packet in list.packets() {
-                let said = self.present_one(here, &mut packet, shown, &arrival, is_partial);
+                let said = self.present_one(here, &mut packet, shown, &arrival, missing);
                 let (goes_on, reason) = match said {
                     None => (true, None),
                     Some(Classification::Permit(reason)) => (true, Some(reason)),
@@ -164,7 +161,7 @@ impl Kext {
                     fate = Fate::Absorb;
                 }
                 if goes_on {
-                    self.let_go(here, &mut packet, reason, shown);
+                    self.let_go(here, &mut packet, reason, shown, missing);
                 }
             }
         }
@@ -178,7 +175,7 @@ impl Kext {
         packet: &mut Packet<'_>,
         shown: &Shown,
         arrival: &Arrival,
-        is_partial: bool,
+        missing: Missing,
     ) -> Option<Classification> {
         let comes_from_here = shown.loopback && arrival.direction == Direction::Inbound;
         let view = if arrival.passes > 0 {
@@ -187,8 +184,12 @@ impl Kext {
         } else {
             shown.back.and_then(|back| packet.from_header(back))
         };
-        let completes_checksums = is_partial || comes_from_here;
-        let packet = Presented::new(self, view.as_ref(), shown, completes_checksums);
+        let missing = if comes_from_here {
+            Missing::Left
+        } else {
+            missing
+        };
+        let packet = Presented::new(self, view.as_ref(), shown, missing);
         let len = packet.len;
         if comes_from_here && !self.extension.may_answer_redirect(&packet, len) {
             return None;
@@ -205,10 +206,14 @@ impl Kext {
     /// Lets the first packets go, so many as have passed before one did not.
     #[cold]
     fn let_first_go(&self, here: &Here, lists: &PacketList<'_>, passed: &Passed, shown: &Shown) {
-        let packets = lists.lists().flat_map(Packets::packets);
+        let way = shown.way();
+        let packets = lists.lists().flat_map(|list| {
+            let missing = missing(list, way);
+            list.packets().map(move |packet| (packet, missing))
+        });
         // Bound: what the filter engine shows in one call.
-        for (mut packet, reason) in packets.zip(passed.reasons()) {
-            self.let_go(here, &mut packet, reason, shown);
+        for ((mut packet, missing), reason) in packets.zip(passed.reasons()) {
+            self.let_go(here, &mut packet, reason, shown, missing);
         }
     }
 
@@ -221,13 +226,12 @@ impl Kext {
         packet: &mut Packet<'_>,
         permitted: Option<Reason>,
         shown: &Shown,
+        missing: Missing,
     ) {
         let view = shown.back.and_then(|back| packet.from_header(back));
         let mut copy = view.and_then(|view| self.copy(&view));
-        if let Some(copy) = &mut copy
-            && shown.arrival.direction == Direction::Outbound
-        {
-            checksums::complete(copy.as_mut());
+        if let Some(copy) = &mut copy {
+            missing.complete(copy.as_mut());
         }
         if let Err(lost) = self.host().let_go(copy, &shown.arrival) {
             match permitted {
@@ -251,7 +255,7 @@ struct Presented<'a> {
     shown: &'a Shown,
     /// The first piece is not all of it, or its checksums are to be completed first.
     is_to_copy: bool,
-    completes_checksums: bool,
+    missing: Missing,
     copy: OnceCell<Option<Block>>,
 }
 
@@ -261,7 +265,7 @@ impl<'a> Presented<'a> {
         kext: &'a Kext,
         view: Option<&'a FromHeader<'a>>,
         shown: &'a Shown,
-        completes_checksums: bool,
+        missing: Missing,
     ) -> Self {
         let first = view.map_or(&[][..], FromHeader::first_bytes);
         let len = view.map_or(0, FromHeader::len);
@@ -271,8 +275,8 @@ impl<'a> Presented<'a> {
             first: of_layer(first, shown),
             len,
             shown,
-            is_to_copy: first.len() < len || completes_checksums,
-            completes_checksums,
+            is_to_copy: first.len() < len || missing == Missing::Left,
+            missing,
             copy: OnceCell::new(),
         }
     }
@@ -282,9 +286,7 @@ impl<'a> Presented<'a> {
     fn copied(&self) -> Option<&[u8]> {
         let copy = self.copy.get_or_init(|| {
             let mut copy = self.kext.copy(self.view?)?;
-            if self.completes_checksums {
-                checksums::complete(copy.as_mut());
-            }
+            self.missing.complete(copy.as_mut());
             Some(copy)
         });
         let copy = copy.as_ref()?;
@@ -300,7 +302,8 @@ impl PacketBytes for Presented<'_> {
 
     #[inline]
     fn all(&self) -> Option<&[u8]> {
-        if self.is_to_copy {
+        // That a checksum is missing which the card vouches for is rare, and found only where all is asked.
+        if self.is_to_copy || self.missing.is_of(self.first) {
             self.copied()
         } else {
             Some(self.first)
@@ -321,6 +324,25 @@ fn passes(mark: usize) -> u8 {
 /// A path MTU for the extension: none where every packet fits.
 fn path_mtu(bytes: u32) -> Option<PathMtu> {
     u16::try_from(bytes).ok().and_then(PathMtu::new)
+}
+
+impl Shown {
+    const fn way(&self) -> Way {
+        match self.arrival.direction {
+            Direction::Inbound => Way::Receive,
+            Direction::Outbound => Way::Send,
+        }
+    }
+}
+
+/// Whose checksums of a list's packets are missing.
+#[inline]
+fn missing(list: Packets<'_>, way: Way) -> Missing {
+    match way {
+        Way::Send if list.leaves_checksums() => Missing::Left,
+        Way::Send => Missing::None,
+        Way::Receive => Missing::vouched(list.vouched_checksums()),
+    }
 }
 
 impl Ends {

@@ -20,6 +20,16 @@ pub struct Packets<'a> {
     lent: PhantomData<&'a NET_BUFFER_LIST>,
 }
 
+/// Checksums that a network card says are right, whatever stands in the packet: a virtual one may never
+/// have computed them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vouched {
+    /// Those of TCP.
+    pub tcp: bool,
+    /// Those of UDP.
+    pub udp: bool,
+}
+
 /// One packet.
 pub struct Packet<'a> {
     buffer: NonNull<NET_BUFFER>,
@@ -88,14 +98,32 @@ impl<'a> Packets<'a> {
         const LEFT: u32 = ndis::NDIS_CHECKSUM_SEND_TCP
             | ndis::NDIS_CHECKSUM_SEND_UDP
             | ndis::NDIS_CHECKSUM_SEND_IP_HEADER;
+        self.checksum_bits() & LEFT != 0
+    }
+
+    /// For which transport checksums of these packets the network card vouches. To be asked of packets
+    /// that are received.
+    pub fn vouched_checksums(self) -> Vouched {
+        const TCP: u32 = ndis::NDIS_CHECKSUM_RECEIVE_TCP_SUCCEEDED
+            | ndis::NDIS_CHECKSUM_RECEIVE_TCP_VALUE_INVALID;
+        const UDP: u32 = ndis::NDIS_CHECKSUM_RECEIVE_UDP_SUCCEEDED;
+        let bits = self.checksum_bits();
+        let says = |yes: u32, no: u32| bits & yes != 0 && bits & no == 0;
+        Vouched {
+            tcp: says(TCP, ndis::NDIS_CHECKSUM_RECEIVE_TCP_FAILED),
+            udp: says(UDP, ndis::NDIS_CHECKSUM_RECEIVE_UDP_FAILED),
+        }
+    }
+
+    /// What is told of checksums: by the sender to the card, or by the card to the receiver.
+    fn checksum_bits(self) -> u32 {
         // SAFETY: the list is lent; what it is told of follows its known part.
         let info = unsafe { &raw const (*self.list.as_ptr()).NetBufferListInfo };
         let info = info
             .cast::<PVOID>()
             .wrapping_add(ndis::TcpIpChecksumNetBufferListInfo);
         // SAFETY: every list has this entry. It is a number, though its type is a pointer's.
-        let bits = unsafe { info.read() }.addr() as u32;
-        bits & LEFT != 0
+        unsafe { info.read() }.addr() as u32
     }
 
     pub(crate) const fn as_ptr(self) -> *mut NET_BUFFER_LIST {
@@ -305,5 +333,37 @@ mod tests {
         };
         assert!(bits.into_iter().all(leaves));
         assert!(!leaves(0) && !leaves(ndis::NDIS_CHECKSUM_SEND_IS_IPV4));
+    }
+
+    #[test]
+    fn what_the_card_vouches_for_is_told() {
+        let vouched = |bits: u32| {
+            let packets = FakePackets::new(&[&[&[b"data"]]], 0);
+            packets.set_checksums(bits);
+            // SAFETY: the list lives until the end of this function.
+            let list = unsafe { PacketList::new(packets.first()) };
+            let told = list.lists().map(Packets::vouched_checksums).next().unwrap();
+            (told.tcp, told.udp)
+        };
+        assert_eq!(vouched(0), (false, false));
+        assert_eq!(
+            vouched(ndis::NDIS_CHECKSUM_RECEIVE_IP_SUCCEEDED),
+            (false, false)
+        );
+        assert_eq!(
+            vouched(ndis::NDIS_CHECKSUM_RECEIVE_TCP_SUCCEEDED),
+            (true, false)
+        );
+        assert_eq!(
+            vouched(ndis::NDIS_CHECKSUM_RECEIVE_TCP_VALUE_INVALID),
+            (true, false)
+        );
+        assert_eq!(
+            vouched(ndis::NDIS_CHECKSUM_RECEIVE_UDP_SUCCEEDED),
+            (false, true)
+        );
+        let both =
+            ndis::NDIS_CHECKSUM_RECEIVE_TCP_SUCCEEDED | ndis::NDIS_CHECKSUM_RECEIVE_TCP_FAILED;
+        assert_eq!(vouched(both), (false, false));
     }
 }

@@ -44,6 +44,10 @@ pub(crate) const TESTS: &[Test] = &[
         partial_checksums_are_made_whole,
     ),
     passes(
+        "packets::checksums_that_the_card_vouches_for_are_made_whole",
+        checksums_that_the_card_vouches_for_are_made_whole,
+    ),
+    passes(
         "packets::loopback_is_decided_as_it_leaves",
         loopback_is_decided_as_it_leaves,
     ),
@@ -398,6 +402,64 @@ fn partial_checksums_are_made_whole() {
         assert_eq!(injected[0].wrong, None);
         assert_eq!(injected[0].bytes, whole, "{ends:?}");
     }
+    close(session);
+    sim.unload();
+}
+
+/// A virtual card delivers what was never computed and says that it is right; our copy does not say so.
+/// What nobody vouches for stays wrong, so that the receiver finds out.
+fn checksums_that_the_card_vouches_for_are_made_whole() {
+    let sim = load();
+    let session = open(&sim);
+    for (number, ends) in EVERY.into_iter().enumerate() {
+        let (own, other) = if ends.protocol == 6 {
+            (1 << 3, 1 << 4)
+        } else {
+            (1 << 4, 1 << 3)
+        };
+        let invalid = if ends.protocol == 6 { 1 << 7 } else { own };
+        for (round, (bits, is_vouched)) in [
+            (own, true),
+            (own | 1 << 5, true),
+            (invalid, true),
+            (0, false),
+            (other, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            for split in [&[][..], &[30]] {
+                let mut ends = ends;
+                ends.local.1 = (6000 + number * 100 + round * 10 + split.len()) as u16;
+                let whole = ends.coming(b"odd");
+                let mut came = partial(&whole, &ends);
+                // The header of IPv4 is another matter.
+                came[..20].copy_from_slice(&whole[..20]);
+                let packet = Packet::inbound(came.clone()).checksums(bits).split(split);
+                assert_eq!(sim.classify(&packet), ABSORBED);
+                session
+                    .set_verdict(request(&session).info.id.get(), once(Verdict::Accept))
+                    .unwrap();
+                let injected = sim.injected();
+                assert_eq!(
+                    injected[0].wrong.is_none(),
+                    is_vouched,
+                    "{ends:?} {bits:#x}"
+                );
+                let expected = if is_vouched { &whole } else { &came };
+                assert_eq!(&injected[0].bytes, expected, "{ends:?} {bits:#x}");
+            }
+        }
+    }
+    // Also of a packet that is permitted in a list that is not.
+    let known = Ends::udp(6900);
+    let came = partial(&known.coming(b"x"), &known);
+    let packet = Packet::inbound(came.clone()).checksums(1 << 4);
+    decided(&sim, &session, &packet, Verdict::Accept);
+    sim.injected();
+    let list = packet.and(partial(&Ends::udp(6901).coming(b"y"), &Ends::udp(6901)));
+    assert_eq!(sim.classify(&list), ABSORBED);
+    assert_eq!(sim.injected()[0].bytes, known.coming(b"x"));
     close(session);
     sim.unload();
 }
