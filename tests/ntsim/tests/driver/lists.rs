@@ -134,7 +134,11 @@ fn packets_that_were_not_asked_about_are_counted_when_lost() {
         remote: (1, 53),
         ..Ends::udp(4_000)
     };
-    let other = Ends::udp(4_001);
+    // The addresses that the layer tells are of all packets of a call.
+    let other = Ends {
+        remote: (1, 443),
+        ..Ends::udp(4_001)
+    };
     let list = Packet::inbound(other.coming(b"not asked"))
         .chained(ends.coming(b"asked"))
         .loopback();
