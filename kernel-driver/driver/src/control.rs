@@ -60,9 +60,11 @@ impl Requests for Kext {
     }
 
     fn shutdown(&self, _: &Passive, request: Request) -> Answered {
-        self.extension.close();
-        // Waiting reads find that nobody reads any more.
-        self.reads().wake();
+        // First the reads: once the extension is closed somebody else may open it, whose requests they would
+        // take.
+        if self.reads().close_any() {
+            self.extension.close();
+        }
         request.complete(STATUS_SUCCESS, 0)
     }
 }

@@ -60,6 +60,11 @@ impl Reads {
         self.pended.close(file)
     }
 
+    /// Cancels all reads, and says whether there was an owner until now.
+    pub(crate) fn close_any(&self) -> bool {
+        self.pended.close_any()
+    }
+
     /// Waiting reads are to be tried again.
     pub(crate) fn wake(&self) {
         self.wakes.fetch_add(1, Ordering::SeqCst);

@@ -101,8 +101,19 @@ impl Pended {
     ///
     /// IRQL: up to `DISPATCH_LEVEL`.
     pub fn close(&self, file: FileId) -> bool {
+        self.close_if(|open| open == file)
+    }
+
+    /// The same of whichever file it is whose requests may wait.
+    ///
+    /// IRQL: up to `DISPATCH_LEVEL`.
+    pub fn close_any(&self) -> bool {
+        self.close_if(|_| true)
+    }
+
+    fn close_if(&self, is_meant: impl Fn(FileId) -> bool) -> bool {
         let mut inner = self.inner.lock();
-        if inner.file != Some(file) {
+        if !inner.file.is_some_and(is_meant) {
             return false;
         }
         inner.file = None;
@@ -325,6 +336,7 @@ mod tests {
         assert_eq!(irps[1].answer(), Some((STATUS_CANCELLED, 0)));
         assert!(!list.close(FileId(7)) && list.serves(FILE));
         assert!(list.close(FILE) && !list.serves(FILE));
+        assert!(!list.close_any());
         assert_eq!(irps[2].answer(), Some((STATUS_CANCELLED, 0)));
         assert!(list.is_empty());
     }
@@ -360,6 +372,15 @@ mod tests {
         irp.finish_cancel(routine);
         assert_eq!(irp.answer(), Some((STATUS_CANCELLED, 0)));
         assert!(list.is_empty());
+    }
+
+    #[test]
+    fn whoever_has_it_is_closed_once() {
+        let list = list();
+        let irp = FakeIrp::new(FILE.0);
+        put(list, &irp, 5);
+        assert!(list.close_any() && !list.close_any() && !list.serves(FILE));
+        assert_eq!(irp.answer(), Some((STATUS_CANCELLED, 0)));
     }
 
     #[test]

@@ -1,18 +1,19 @@
 //! Loading, unloading, the device, and requests that need no packet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use kext_client::{FLUSH_INTERVAL, HostKind, PayloadMode, Received, Session, Wait};
 use kext_ntsim::harness::Test;
 use kext_ntsim::{
-    Caller, Faults, LoadError, Sim, Status, at_call, clear_faults, deepest_stack, failed_calls,
-    guard_pages, kept_requests, set_faults, waiting_threads,
+    Caller, Faults, LoadError, Packet, Sim, Status, at_call, clear_faults, deepest_stack,
+    failed_calls, guard_pages, kept_requests, set_faults, waiting_threads,
 };
-use kext_wire::receive::ReceiveRequest;
+use kext_wire::receive::{ReceiveRequest, ReceiveResponse};
 use kext_wire::{ControlCode, Status as Wire};
 
+use crate::traffic::Ends;
 use crate::transport::DeviceTransport;
 use crate::{driver, load, passes};
 
@@ -56,6 +57,10 @@ pub(crate) const TESTS: &[Test] = &[
         reads_end_where_only_close_comes,
     ),
     passes("device::reads_end_at_shutdown", reads_end_at_shutdown),
+    passes(
+        "device::a_read_from_before_the_shutdown_takes_nothing",
+        a_read_from_before_the_shutdown_takes_nothing,
+    ),
     passes(
         "device::cancelling_races_with_time",
         cancelling_races_with_time,
@@ -287,6 +292,53 @@ fn reads_end_at_shutdown() {
     assert!(read.wait().is_err());
     device.close();
     sim.unload();
+}
+
+/// Somebody may open the device as soon as the shutdown has ended the session of who had it.
+fn a_read_from_before_the_shutdown_takes_nothing() {
+    let sim = Arc::new(load());
+    let old = sim.open().unwrap();
+    let read = old.start(ControlCode::Receive.to_u32(), &receive(None), 4096);
+    let opened = Arc::new(Mutex::new(None));
+    let (at, place) = (Arc::clone(&sim), Arc::clone(&opened));
+    let open = move || {
+        let mut place = place.lock().unwrap();
+        if place.is_none() {
+            *place = Some(at.open().unwrap());
+            at.classify(&Packet::outbound(Ends::udp(1).leaving(b"x")));
+        }
+    };
+    // The earliest moment: before a deferred call has ended the reads.
+    let early = open.clone();
+    at_call(
+        "KeInsertQueueDpc",
+        || true,
+        move || std::thread::spawn(early).join().unwrap(),
+    );
+    sim.shutdown();
+    // That has come, or does not come any more.
+    at_call("none", || false, || ());
+    open();
+    assert!(read.wait().is_err(), "it took the new owner's request");
+    let code = ControlCode::Receive.to_u32();
+    assert!(
+        old.ioctl(code, &receive(Some(Duration::ZERO)), 4096)
+            .is_err()
+    );
+    let new = opened.lock().unwrap().take().unwrap();
+    let taken = new
+        .ioctl(code, &receive(Some(Duration::ZERO)), 4096)
+        .unwrap();
+    assert_eq!(ReceiveResponse::decode(&taken).unwrap().len(), 1);
+    // What is left of the old one ends nothing of the new one's.
+    old.close();
+    assert!(
+        new.ioctl(code, &receive(Some(Duration::ZERO)), 4096)
+            .is_ok()
+    );
+    new.close();
+    drop(open);
+    Arc::into_inner(sim).unwrap().unload();
 }
 
 /// Three threads: one reads, one cancels, one lets time pass. Every read ends exactly once.
