@@ -133,7 +133,8 @@ pub(crate) fn recent() -> Vec<Call> {
         .collect()
 }
 
-/// The functions that this thread has the driver call in `run`, in their order: the last [`REMEMBERED`].
+/// The functions that this thread has the driver call in `run`, in their order; of very many, the
+/// last ones.
 pub fn calls_of(run: impl FnOnce()) -> Vec<&'static str> {
     let before = NEXT.get();
     run();
