@@ -7,6 +7,7 @@ use core::time::Duration;
 use kext_extension::{ConnectId, Host, InjectError, Injection, MAX_CONNECTS};
 use kext_nt::blocks::{Block, Blocks, Size};
 use kext_nt::boxed::try_box;
+use kext_nt::deferred;
 use kext_nt::injection::{Injector, Interface, Target};
 use kext_nt::irql::Passive;
 use kext_nt::layer::Family;
@@ -83,6 +84,8 @@ impl WfpHost {
         while let Some(leaving) = self.later.pop() {
             self.inject_now(leaving);
         }
+        // A deferred call that was queued again may have taken one: it needs the handles until it is over.
+        deferred::flush(passive);
         self.injector.stop(passive);
         // The handles' end is said to wait for every completion. Should it not, this does.
         // Bound: none. Going on while completions are to come would stop the machine.
