@@ -137,11 +137,7 @@ impl Kext {
         let mut passed = Passed::new();
         // Bound: what the filter engine shows in one call.
         for list in lists.lists() {
-            let mark = self.host().injector.mark_of(list, shown.family, way);
-            let arrival = Arrival {
-                passes: mark.map_or(0, passes),
-                ..shown.arrival
-            };
+            let arrival = self.arrival_of(list, shown);
             let missing = missing(list, way);
             for mut packet in list.packets() {
                 let said = self.present_one(here, &mut packet, shown, &arrival, missing);
@@ -161,11 +157,23 @@ impl Kext {
                     fate = Fate::Absorb;
                 }
                 if goes_on {
-                    self.let_go(here, &mut packet, reason, shown, missing);
+                    self.let_go(here, &mut packet, reason, shown, &arrival, missing);
                 }
             }
         }
         fate
+    }
+
+    /// What is known of the packets of a list: how often each was injected differs from list to list.
+    fn arrival_of(&self, list: Packets<'_>, shown: &Shown) -> Arrival {
+        let mark = self
+            .host()
+            .injector
+            .mark_of(list, shown.family, shown.way());
+        Arrival {
+            passes: mark.map_or(0, passes),
+            ..shown.arrival
+        }
     }
 
     /// What the extension says of a packet; `None` if it is not asked.
@@ -208,12 +216,13 @@ impl Kext {
     fn let_first_go(&self, here: &Here, lists: &PacketList<'_>, passed: &Passed, shown: &Shown) {
         let way = shown.way();
         let packets = lists.lists().flat_map(|list| {
+            let arrival = self.arrival_of(list, shown);
             let missing = missing(list, way);
-            list.packets().map(move |packet| (packet, missing))
+            list.packets().map(move |packet| (packet, arrival, missing))
         });
         // Bound: what the filter engine shows in one call.
-        for ((mut packet, missing), reason) in packets.zip(passed.reasons()) {
-            self.let_go(here, &mut packet, reason, shown, missing);
+        for ((mut packet, arrival, missing), reason) in packets.zip(passed.reasons()) {
+            self.let_go(here, &mut packet, reason, shown, &arrival, missing);
         }
     }
 
@@ -226,6 +235,7 @@ impl Kext {
         packet: &mut Packet<'_>,
         permitted: Option<Reason>,
         shown: &Shown,
+        arrival: &Arrival,
         missing: Missing,
     ) {
         let view = shown.back.and_then(|back| packet.from_header(back));
@@ -233,7 +243,7 @@ impl Kext {
         if let Some(copy) = &mut copy {
             missing.complete(copy.as_mut());
         }
-        if let Err(lost) = self.host().let_go(copy, &shown.arrival) {
+        if let Err(lost) = self.host().let_go(copy, arrival) {
             match permitted {
                 Some(reason) => here.lane.correct(reason, lost),
                 None => here.lane.lose(lost),
