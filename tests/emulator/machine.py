@@ -32,6 +32,8 @@ MOST_ARGUMENTS = 10
 # DRIVER_OBJECT.DriverUnload
 DRIVER_UNLOAD = 0x68
 ARENA = 1 << 20
+# As much as a kernel stack has; the emulator takes the size for programs from the file.
+STACK = 24 << 10
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Machine:
         self._arena = range(0)
         self._speakeasy = Speakeasy()
         self._module = self._speakeasy.load_module(str(path))
+        self._emulator.stack_base, _ = self._emulator.alloc_stack(STACK)
         for module, name in _imports(path):
             self._speakeasy.add_api_hook(self._called, module, name, argc=MOST_ARGUMENTS)
 

@@ -32,7 +32,10 @@ LAYERS = [
     ("DATAGRAM_DATA_V4", "3d08bf4e-45f6-4930-a922-417098e20027"),
     ("DATAGRAM_DATA_V6", "fa45fe2f-3cba-4427-87fc-57b9a4b10d00"),
 ]
-DECIDED = 4  # The first four; the others are only looked at.
+# The first layers are of packets, in a sublayer of their own; these and connects are decided, the
+# others only looked at.
+OF_PACKETS = 4
+DECIDED = 6
 FWP_ACTION_CALLOUT_INSPECTION = 0x6004
 FWP_ACTION_CALLOUT_UNKNOWN = 0x4005
 FWPM_SESSION_FLAG_DYNAMIC = 1
@@ -101,7 +104,7 @@ def test_every_object_has_its_key_and_belongs_to_the_provider(lives) -> None:
             callout,
             PROVIDER,
             layer,
-            PACKETS if number < DECIDED else FLOWS,
+            PACKETS if number < OF_PACKETS else FLOWS,
             FWP_ACTION_CALLOUT_UNKNOWN if number < DECIDED else FWP_ACTION_CALLOUT_INSPECTION,
         )
         for number, (callout, layer) in enumerate(zip(CALLOUTS, layers, strict=True))
