@@ -132,9 +132,19 @@ fn cached(report: &mut Report, flows: u32, name: &str, share: &[f64; Shape::ALL.
     let order = learn(&mut driver, flows);
     for (shape, share) in Shape::ALL.into_iter().zip(share) {
         let mut shown = Shown::new(&shape.packet());
-        let time = mean(&bytes(&order, shape), |packet| {
+        let mut session = Session::new();
+        let before = session.permitted_cached(&mut driver);
+        let packets = bytes(&order, shape);
+        let time = mean(&packets, |packet| {
             shown.show(packet);
         });
+        let rounds = RUNS * OPERATIONS.div_ceil(packets.len());
+        let hits = session.permitted_cached(&mut driver) - before;
+        assert_eq!(
+            hits,
+            (rounds * packets.len()) as u64,
+            "each is of a cached flow"
+        );
         let what = shape.name();
         report.add(Row::new(format!("the driver at {name}, {what}"), time));
         report.add(Row::new("  of which: the simulation", *share));

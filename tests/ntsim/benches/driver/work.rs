@@ -1,7 +1,8 @@
 //! A program that reads requests and gives verdicts.
 
-use kext_types::{Decision, PacketId, Verdict};
+use kext_types::{Decision, PacketId, Reason, Verdict};
 use kext_wire::ControlCode;
+use kext_wire::counters::{CountersRequest, CountersResponse};
 use kext_wire::receive::{PayloadMode, ReceiveRequest, ReceiveResponse};
 use kext_wire::v1::{PacketInfo, VerdictInfo};
 use kext_wire::verdicts::{SetVerdictsRequest, SetVerdictsResponse, VerdictEntry};
@@ -86,6 +87,19 @@ impl Session {
         let room = SetVerdictsResponse::len_for(self.entries.len());
         let len = machine.send(code, &self.input[..len], &mut self.output[..room]);
         assert_eq!(len, room);
+    }
+
+    /// How many packets were permitted because their flow was cached.
+    pub(crate) fn permitted_cached(&mut self, machine: &mut dyn Machine) -> u64 {
+        let len = CountersRequest.encode(&mut self.input).expect("room");
+        let code = ControlCode::Counters.to_u32();
+        let room = CountersResponse::len_for(1_024);
+        let len = machine.send(code, &self.input[..len], &mut self.output[..room]);
+        let counters = CountersResponse::decode(&self.output[..len]).expect("an answer");
+        counters
+            .iter()
+            .find(|counter| counter.reason() == Some(Reason::PermittedCache))
+            .map_or(0, |counter| counter.value)
     }
 
     /// Takes requests in one message and accepts them in another.

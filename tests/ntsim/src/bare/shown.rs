@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use kext_nt_sys::fwp::{FWP_ACTION_BLOCK, FWP_ACTION_PERMIT};
+use kext_nt_sys::fwp::{FWP_ACTION_BLOCK, FWP_ACTION_PERMIT, FWP_VALUE0};
 use kext_nt_sys::fwps::{FWPS_CALLOUT_CLASSIFY_FN2, FWPS_CLASSIFY_OUT0, FWPS_FILTER2};
 use kext_nt_sys::ndis::NET_BUFFER_LIST;
 
@@ -14,7 +14,7 @@ use crate::wfp::classify::{self, Arguments};
 use crate::wfp::engine;
 use crate::wfp::lent::Lent;
 use crate::wfp::ndis;
-use crate::wfp::packet::Packet;
+use crate::wfp::packet::{Direction, Packet};
 
 /// What a callout has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub enum Answer {
 pub struct Shown {
     way: Way,
     list: *mut NET_BUFFER_LIST,
+    /// Where its source and its destination are told, which are of IPv4.
+    ends: [*mut FWP_VALUE0; 2],
     /// Where its bytes are, in its pieces.
     pieces: Vec<(*mut u8, usize)>,
     /// Its memory.
@@ -54,7 +56,7 @@ thread_local! {
 }
 
 impl Shown {
-    /// A packet of one buffer, at a layer that the driver looks at.
+    /// A packet of one buffer, of IPv4, at a layer that the driver looks at.
     ///
     /// # Panics
     ///
@@ -82,7 +84,15 @@ impl Shown {
                 (start, piece.ByteCount as usize - skip)
             })
             .collect();
+        let fields = &call.layer.fields;
+        let ends = [fields.local_address, fields.remote_address]
+            .map(|field| arguments.value(field.expect("it has addresses")));
+        let ends = match packet.direction {
+            Direction::Outbound => ends,
+            Direction::Inbound => [ends[1], ends[0]],
+        };
         Self {
+            ends,
             way: Way {
                 arguments,
                 routine: callout.classify,
@@ -102,6 +112,12 @@ impl Shown {
     /// If they are fewer.
     #[inline]
     pub fn show(&mut self, mut bytes: &[u8]) -> Answer {
+        let addresses = bytes.get(12..20).map(<[u8]>::as_chunks);
+        let (addresses, _) = addresses.expect("a header of IPv4");
+        for (end, address) in self.ends.into_iter().zip(addresses) {
+            // SAFETY: the value is there, and nobody uses it now.
+            unsafe { (*end).Anonymous.uint32 = u32::from_be_bytes(*address) };
+        }
         for (start, count) in &self.pieces {
             let (here, rest) = bytes.split_at(*count);
             // SAFETY: so many bytes are there, and nobody uses them now.

@@ -356,6 +356,13 @@ impl<'a> Arguments<'a> {
         (self.fixed, self.metadata, self.out)
     }
 
+    /// Where the value of a field is.
+    pub(crate) fn value(&self, field: usize) -> *mut FWP_VALUE0 {
+        let value = self.values.wrapping_add(field);
+        // SAFETY: callers name a field of the layer.
+        unsafe { &raw mut (*value).value }
+    }
+
     fn values(&self) -> &[FWPS_INCOMING_VALUE0] {
         let count = self.call.layer.fields.count;
         // SAFETY: as many values are in the block, which callouts only read.
