@@ -147,9 +147,10 @@ fn cached(report: &mut Report, flows: u32, name: &str, share: &[f64; Shape::ALL.
         );
         let what = shape.name();
         report.add(Row::new(format!("the driver at {name}, {what}"), time));
-        report.add(Row::new("  of which: the simulation", *share));
+        let part = |part: &str| format!("  of which: {part}, {name}, {what}");
+        report.add(Row::new(part("simulation"), *share));
         let glue = time - share - extension;
-        report.add(Row::new("  of which: glue of the driver", glue).target(GLUE));
+        report.add(Row::new(part("glue"), glue).target(GLUE));
     }
     let packets = bytes(&order, Shape::Out);
     let (left, right) = packets.split_at(packets.len() / 2);
@@ -230,7 +231,8 @@ fn held(report: &mut Report) {
             format!("held, one by one, {how}: the driver"),
             whole,
         ));
-        report.add(Row::new("  the extension alone", extension));
+        let row = format!("held, one by one, {how}: the extension");
+        report.add(Row::new(row, extension));
     }
     let injected = Shown::injected();
     let times = (0..RUNS)
