@@ -16,7 +16,7 @@ use kext_nt::spin_lock::RawSpinLock;
 use kext_nt::status::Status;
 use kext_nt::{Result, log, random, time};
 use kext_nt_sys::status::STATUS_PENDING;
-use kext_packet::{Fragmentation, Headers, MAX_FRAGMENTS};
+use kext_packet::{Fragmentation, Headers};
 use kext_types::{Arrival, Direction, IpVersion, MAX_PACKET_LEN, Reason, Timestamp};
 use kext_wire::hello::HostKind;
 
@@ -181,21 +181,15 @@ impl WfpHost {
             // Its sender does not want it fragmented, or nobody may: the stack refuses it, and says so.
             return self.inject_or_keep(whole);
         };
-        let mut blocks = [const { None }; MAX_FRAGMENTS];
-        // Bound: MAX_FRAGMENTS.
-        for (number, place) in blocks.iter_mut().take(fragmentation.count()).enumerate() {
-            let len = fragmentation.len_of(number);
-            let mut block = self.blocks.take(len).ok_or(InjectError)?;
-            fragmentation
-                .write(number, block.as_mut())
-                .ok_or(InjectError)?;
-            *place = Some(block);
-        }
-        // Bound: MAX_FRAGMENTS.
-        for block in blocks.iter_mut().filter_map(Option::take) {
-            self.inject_or_keep(whole.with_block(block))?;
-        }
-        Ok(())
+        // They go by the queue of those that wait, which has room for them: a stack has not.
+        let fragment = |number| {
+            let mut block = self.blocks.take(fragmentation.len_of(number))?;
+            fragmentation.write(number, block.as_mut())?;
+            Some(whole.with_block(block))
+        };
+        self.later
+            .push_all(fragmentation.count(), fragment)
+            .map_err(|_| InjectError)
     }
 
     fn inject_or_keep(&self, leaving: Leaving) -> core::result::Result<(), InjectError> {

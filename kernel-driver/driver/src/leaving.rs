@@ -55,7 +55,7 @@ impl Leaving {
 
 /// Packets that leave a moment later, in their order.
 pub(crate) struct Later {
-    /// Its memory is allocated at the start. Nothing is called under this lock.
+    /// Its memory is allocated at the start. Under this lock only that of the blocks is taken.
     queue: Lock<VecDeque<Leaving>>,
     /// How many wait, readable without the lock.
     waiting: AtomicU32,
@@ -85,6 +85,37 @@ impl Later {
             return Err(Status(STATUS_INSUFFICIENT_RESOURCES));
         }
         queue.push_back(leaving);
+        self.waiting.store(queue.len() as u32, Ordering::Relaxed);
+        drop(queue);
+        self.run.queue();
+        Ok(())
+    }
+
+    /// Keeps the packets that `make` makes of the numbers below `count`: all of them, or none. It is called
+    /// under a lock, and may do no more than take blocks and fill them.
+    #[cold]
+    pub(crate) fn push_all(
+        &self,
+        count: usize,
+        mut make: impl FnMut(usize) -> Option<Leaving>,
+    ) -> Result<()> {
+        let mut queue = self.queue.lock();
+        let before = queue.len();
+        let has_room = count <= queue.capacity() - before;
+        // Bound: count, which is at most MAX_FRAGMENTS.
+        let all = has_room
+            && (0..count).all(|number| match make(number) {
+                Some(leaving) => {
+                    queue.push_back(leaving);
+                    true
+                }
+                None => false,
+            });
+        if !all {
+            queue.truncate(before);
+            drop(queue);
+            return Err(Status(STATUS_INSUFFICIENT_RESOURCES));
+        }
         self.waiting.store(queue.len() as u32, Ordering::Relaxed);
         drop(queue);
         self.run.queue();
