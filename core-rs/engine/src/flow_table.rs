@@ -57,6 +57,12 @@ struct Cold {
     reported: [u64; 2],
 }
 
+/// Up to so many ways stand [`APART`] times as far from each other: 512 KiB more at most. Their lines
+/// stay in the processors' caches, where a hit takes so little that it is felt when one processor's
+/// prefetching takes the neighbouring way from another; in a larger table it is not.
+const FEW_WAYS: usize = 4_096;
+const APART: usize = 2;
+
 /// A way of a bucket: two cache lines, which the processor fetches as a pair.
 #[repr(align(128))]
 struct Way<R>(Lock<R, Flow>);
@@ -66,7 +72,9 @@ pub(crate) struct FlowTable<R> {
     tags: Vec<AtomicU64>,
     /// When each way was last seen, by bucket.
     stamps: Vec<[AtomicU32; WAYS]>,
+    /// Every `stride`th is used.
     ways: Vec<Way<R>>,
+    stride: usize,
     cold: Vec<Lock<R, Cold>>,
     /// Bytes of payload outbound and inbound. Read and written under the way's lock only: not in
     /// `cold`, which is one cache line and full.
@@ -103,12 +111,16 @@ impl<R: RawLock> FlowTable<R> {
     pub(crate) fn try_new(capacity: usize) -> Result<Self, OutOfMemory> {
         let buckets = tags::buckets_for(capacity);
         let ways = buckets.saturating_mul(WAYS);
+        let stride = if ways <= FEW_WAYS { APART } else { 1 };
         Ok(Self {
             tags: filled("verdict cache tags", buckets, || AtomicU64::new(0))?,
             stamps: filled("verdict cache stamps", buckets, || {
                 [const { AtomicU32::new(0) }; WAYS]
             })?,
-            ways: filled("the verdict cache", ways, || Way(Lock::new(Flow::EMPTY)))?,
+            ways: filled("the verdict cache", ways.saturating_mul(stride), || {
+                Way(Lock::new(Flow::EMPTY))
+            })?,
+            stride,
             cold: filled("redirects in the verdict cache", ways, || {
                 Lock::new(Cold {
                     fate: Fate::Verdict(Verdict::Drop, None),
@@ -125,7 +137,13 @@ impl<R: RawLock> FlowTable<R> {
 
     /// How many flows the table has room for.
     pub(crate) fn len(&self) -> usize {
-        self.ways.len()
+        self.payload.len()
+    }
+
+    /// The way at a position.
+    #[inline(always)]
+    fn way(&self, at: usize) -> Option<&Way<R>> {
+        self.ways.get(at * self.stride)
     }
 
     /// The flow with this key, if it is there.
@@ -149,7 +167,7 @@ impl<R: RawLock> FlowTable<R> {
     /// The flow at a position below [`FlowTable::len`], if there is one.
     #[inline(always)]
     pub(crate) fn at(&self, at: usize) -> Option<Found<'_, R>> {
-        let flow = self.ways.get(at)?.0.lock();
+        let flow = self.way(at)?.0.lock();
         flow.used.then_some(Found {
             table: self,
             at,
@@ -186,7 +204,7 @@ impl<R: RawLock> FlowTable<R> {
         // Bound: SPARED and the last.
         for spared in 0..=SPARED {
             let (believed, at) = self.choose(hash, now);
-            let flow = self.ways.get(at)?.0.lock();
+            let flow = self.way(at)?.0.lock();
             let seen = flow.stats.last_seen;
             let as_believed =
                 !flow.used || believed.is_some_and(|old| age(now, stamp_of(seen)) >= old);
@@ -239,7 +257,7 @@ impl<R: RawLock> FlowTable<R> {
     /// longest ago; it comes there meanwhile.
     pub(crate) fn expect(&self, hash: u64, now: Timestamp) {
         let (_, at) = self.choose(hash, stamp_of(now));
-        if let Some(way) = self.ways.get(at) {
+        if let Some(way) = self.way(at) {
             kext_sync::prefetch(way);
         }
     }

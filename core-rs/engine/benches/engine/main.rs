@@ -174,23 +174,48 @@ fn table(report: &mut Report, size: &Size) {
             .against(Some(size.c), Some(size.rust))
             .limit(limits.dependent),
     );
-    let (left, right) = packets.split_at(packets.len() / 2);
-    threads(report, &engine, name, "own flows", [left, right]);
-    threads(report, &engine, name, "shared flows", [&packets, &packets]);
+    two_threads(report, &engine, size, &packets);
     insert(report, &engine, size);
     clear(report, &engine, size);
     one_port(report, size);
 }
 
-/// Two threads against one: how much more of the same work gets done in the same time.
-fn threads(report: &mut Report, engine: &Bench, name: &str, which: &str, packets: [&[Packet]; 2]) {
+/// Two threads against one, which meet in nothing, in the table, or in the flows.
+fn two_threads(report: &mut Report, engine: &Bench, size: &Size, packets: &[Packet]) {
+    let (left, right) = packets.split_at(packets.len() / 2);
+    let apart = scene::engine(size.flows, 1_024);
+    cached(&apart, Spread::Both, size.flows);
+    let mut otherwise = packets.to_vec();
+    Random(3).shuffle(&mut otherwise);
+    for (which, work, target) in [
+        ("an engine each", [(engine, left), (&apart, right)], None),
+        ("own flows", [(engine, left), (engine, right)], Some(1.9)),
+        (
+            "shared flows",
+            [(engine, packets), (engine, &otherwise)],
+            Some(1.9),
+        ),
+    ] {
+        let row = Row::new(
+            format!("two threads against one at {}, {which} (x)", size.name),
+            speedup(&work),
+        );
+        report.add(match target {
+            Some(target) => row.target(target).against(Some(0.76), Some(1.44)),
+            None => row,
+        });
+    }
+}
+
+/// How much more of the same work two threads get done in the same time than one.
+fn speedup(work: &[(&Bench, &[Packet]); 2]) -> f64 {
     let run = |threads: usize| {
         let barrier = Barrier::new(threads);
         // Operations of all threads in a nanosecond of each one's time.
         thread::scope(|scope| {
             let running: Vec<_> = (0..threads)
                 .map(|processor| {
-                    let (barrier, packets) = (&barrier, packets[processor]);
+                    let (barrier, (engine, packets)) = (&barrier, work[processor]);
                     let rounds = OPERATIONS.div_ceil(packets.len());
                     scope.spawn(move || {
                         let lane = engine.lane(processor);
@@ -212,15 +237,7 @@ fn threads(report: &mut Report, engine: &Bench, name: &str, which: &str, packets
                 .sum::<f64>()
         })
     };
-    let speedup = median(|| run(2)) / median(|| run(1));
-    report.add(
-        Row::new(
-            format!("two threads against one at {name}, {which} (x)"),
-            speedup,
-        )
-        .target(1.9)
-        .against(Some(0.76), Some(1.44)),
-    );
+    median(|| run(2)) / median(|| run(1))
 }
 
 /// The median of five runs.
