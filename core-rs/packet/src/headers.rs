@@ -112,11 +112,19 @@ impl Headers {
     /// the quote is not there or cannot be parsed.
     ///
     /// `bytes` are those that these headers were parsed from. A quote is commonly cut after eight
-    /// bytes of its transport header (RFC 792), so its [`TransportInfo`] is often missing.
+    /// bytes of its transport header (RFC 792), so its [`TransportInfo`] is often missing. A redirect
+    /// of IPv6 quotes in an option, if at all (RFC 4861 §4.6.3), and is about a route: it has none.
     pub fn quoted(&self, bytes: &[u8]) -> Option<Self> {
         /// Type, code, checksum and four bytes that depend on the type.
         const ICMP_HEADER: usize = 8;
-        if !self.is_icmp_error() {
+        let has_quote = match self.transport_info {
+            TransportInfo::Icmp(message) => {
+                self.is_icmp_error()
+                    && (self.version == IpVersion::V4 || message.icmp_type != ipv6::REDIRECT)
+            }
+            _ => false,
+        };
+        if !has_quote {
             return None;
         }
         let whole = bytes.get(..self.total_len as usize).unwrap_or(bytes);

@@ -482,6 +482,29 @@ fn an_icmp_error_tells_whom_it_is_about() {
     assert_eq!(parse(packet).quoted(packet), None);
 }
 
+/// RFC 4861 §4.5: what stands where errors quote is the target's address, whatever it looks like.
+#[test]
+fn a_redirect_of_ipv6_quotes_nothing() {
+    let (router, here) = ("fe80::1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+    let mut buffer = [0; 128];
+    let ends = (
+        "[2001:db8::1]:5000".parse().unwrap(),
+        "[2001:db8::9]:53".parse().unwrap(),
+    );
+    let quote = testing::udp(&mut buffer, ends.0, ends.1, b"question").to_vec();
+    let mut buffer = [0; 128];
+    let packet = testing::icmp(&mut buffer, router, here, (137, 0), [0; 4], &quote);
+    // One that its receiver accepts, and one from afar.
+    for hop_limit in [255, 64] {
+        packet[7] = hop_limit;
+        let headers = parse(packet);
+        assert_eq!(headers.is_infrastructure(), hop_limit == 255);
+        assert!(headers.is_icmp_error(), "it is not answered");
+        assert_eq!(headers.quoted(packet), None);
+        assert_eq!(headers.quoted_flow(packet, Direction::Inbound), None);
+    }
+}
+
 #[test]
 fn an_echo_has_an_identifier() {
     let (v4, v6) = ("192.0.2.1", "2001:db8::1");
