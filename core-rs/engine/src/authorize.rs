@@ -14,8 +14,9 @@ impl<R: RawLock> Engine<R> {
     /// What the host is to tell a connect: by the verdict of its flow if that is cached, or, where connects
     /// are held, that it is to be held. `endpoint` is the host's name for the socket.
     ///
-    /// When the hold of a connect ends, the host asks `again`, and is told what was decided. It may ask
-    /// again about any other connect that has been authorized: that one goes on as it does.
+    /// When the hold of a connect ends, the host asks `again`, and is told what was decided, as often as it
+    /// asks within five seconds. It may ask again about any other connect that has been authorized, and about
+    /// one that is still held: nothing stops these here, and their packets are judged by themselves.
     ///
     /// A connect is no packet, but is counted like one, under reasons of its own, if it is refused or held.
     pub fn authorize(
@@ -26,14 +27,11 @@ impl<R: RawLock> Engine<R> {
         now: Timestamp,
     ) -> Authorized {
         let hash = self.hasher.hash(flow);
-        if self.packets.connects() > 0 {
-            let mut packets = self.packets.lock();
-            if let Some(answer) = packets.connects.answer(hash, flow, endpoint, now) {
-                return answer;
-            }
+        if again {
+            return self.decided(hash, flow, endpoint, now);
         }
         let policies = self.settings.policies();
-        if again || !policies.holds_connects() {
+        if !policies.holds_connects() {
             return Authorized::PassOn;
         }
         if policies.permits_fast_track() && self.settings.is_fast_track(flow) {
@@ -61,6 +59,15 @@ impl<R: RawLock> Engine<R> {
         };
         counters.present().end(refused);
         Authorized::Refuse
+    }
+
+    fn decided(&self, hash: u64, flow: &FlowKey, endpoint: u64, now: Timestamp) -> Authorized {
+        if self.packets.connects() == 0 {
+            return Authorized::PassOn;
+        }
+        let mut packets = self.packets.lock();
+        let decided = packets.connects.answer(hash, flow, endpoint, now);
+        decided.unwrap_or(Authorized::PassOn)
     }
 
     /// The host could not hold a connect after all: nobody is asked about it, and its packets are judged by

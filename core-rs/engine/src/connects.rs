@@ -7,9 +7,8 @@
 //! 2. **Held**: its stand-in is in the packet cache.
 //! 3. **Decided**: the stand-in has left, whatever set it free. The host is to end the hold.
 //! 4. **Ending**: the host does so, and at any moment asks about the connect again, to be told what was
-//!    decided.
-//! 5. **Opening**: it goes on, by a verdict that is for this packet alone: that is the connect's first packet,
-//!    so nobody is asked about it again.
+//!    decided. It is told the same as often as it asks, since it may also ask for reasons of its own. If the
+//!    verdict is for this packet alone, that is the connect's first one, so nobody is asked about it again.
 //!
 //! It is part of the packet cache's state, under its lock.
 
@@ -29,6 +28,10 @@ const _: () = assert!(tags::buckets_for(MAX_CONNECTS) * tags::WAYS == MAX_CONNEC
 /// How long it is remembered what a connect was told, in nanoseconds: the host asks again, and the first
 /// packet follows, as soon as the hold ends.
 const REMEMBERED: u64 = 5_000_000_000;
+
+/// How the stand-in of a connect that was closed meanwhile ends, whatever lets it go: the connect was told
+/// that it is refused.
+pub(crate) const CLOSED: Reason = Reason::BlockedConnect;
 
 /// A connect that the host holds, or is about to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +74,13 @@ enum State {
     Held(u32),
     Decided(Outcome),
     Ending(Outcome),
-    Opening(Action),
 }
 
 struct Connect {
     /// The host's name for the socket.
     endpoint: u64,
     state: State,
-    /// When this state began, where that matters: *ending* and *opening*.
+    /// When it was told that its hold is to end, if it was.
     since: Timestamp,
     /// The connect that was decided after this one, and is to be ended.
     next_decided: Option<Handle>,
@@ -95,7 +97,7 @@ impl Connect {
     /// Since when nothing more has to be done with it, though it is remembered.
     const fn over_since(&self) -> Option<Timestamp> {
         match self.state {
-            State::Ending(_) | State::Opening(_) => Some(self.since),
+            State::Ending(_) => Some(self.since),
             State::Asking | State::Held(_) | State::Decided(_) => None,
         }
     }
@@ -144,7 +146,7 @@ impl Connects {
         Some(handle)
     }
 
-    /// What the host is to say of a connect that was held; `None` if this one was not.
+    /// What the host is to say of a connect that was held and is decided; `None` if this one is not.
     pub(crate) fn answer(
         &mut self,
         hash: u64,
@@ -153,27 +155,17 @@ impl Connects {
         now: Timestamp,
     ) -> Option<Authorized> {
         let handle = self.find(hash, flow, now)?;
-        let connect = self.table.get_mut(handle)?;
+        let connect = self.table.get(handle)?;
         if connect.endpoint != endpoint {
             return None;
         }
-        let outcome = match connect.state {
-            State::Ending(outcome) => outcome,
-            // Its hold is not over, so it is kept for that.
-            State::Decided(Outcome::Refuse) => return Some(Authorized::Refuse),
-            State::Decided(_) => return Some(Authorized::PassOn),
-            State::Asking | State::Held(_) | State::Opening(_) => return None,
-        };
-        if let Outcome::PermitFirst(action) = outcome {
-            connect.state = State::Opening(action);
-            connect.since = now;
-        } else {
-            self.table.remove(handle);
+        match connect.state {
+            State::Decided(outcome) | State::Ending(outcome) => Some(match outcome {
+                Outcome::Refuse => Authorized::Refuse,
+                Outcome::Permit | Outcome::PermitFirst(_) => Authorized::PassOn,
+            }),
+            State::Asking | State::Held(_) => None,
         }
-        Some(match outcome {
-            Outcome::Refuse => Authorized::Refuse,
-            Outcome::Permit | Outcome::PermitFirst(_) => Authorized::PassOn,
-        })
     }
 
     /// A place for a connect that is to be held; `None` if there is none, or if another one between the
@@ -220,10 +212,10 @@ impl Connects {
         self.end(id.0, State::Asking, ending);
     }
 
-    /// The stand-in in this slot leaves, and with it its connect's wait ends. A connect that was closed
-    /// before has another state by now, or another slot.
-    pub(crate) fn stand_in_leaves(&mut self, id: ConnectId, slot: u32, ending: Ending) {
-        self.end(id.0, State::Held(slot), ending);
+    /// The stand-in in this slot leaves, and with it its connect's wait ends. Says whether it had not ended
+    /// before: a connect that was closed has another state by now, or another slot.
+    pub(crate) fn stand_in_leaves(&mut self, id: ConnectId, slot: u32, ending: Ending) -> bool {
+        self.end(id.0, State::Held(slot), ending)
     }
 
     /// A socket was closed: if its connect waits, that ends. Its stand-in stays, as packets do whose
@@ -239,19 +231,21 @@ impl Connects {
             return;
         }
         match connect.state {
-            state @ State::Held(_) => self.end(handle, state, Ending::Refused),
-            State::Ending(_) | State::Opening(_) => self.table.remove(handle),
+            state @ State::Held(_) => {
+                self.end(handle, state, Ending::Refused);
+            }
+            State::Ending(_) => self.table.remove(handle),
             // Whoever is at it goes on with it.
             State::Asking | State::Decided(_) => {}
         }
     }
 
-    fn end(&mut self, handle: Handle, from: State, ending: Ending) {
+    fn end(&mut self, handle: Handle, from: State, ending: Ending) -> bool {
         let Some(connect) = self.table.get_mut(handle) else {
-            return;
+            return false;
         };
         if connect.state != from {
-            return;
+            return false;
         }
         connect.state = State::Decided(match ending {
             Ending::Refused => Outcome::Refuse,
@@ -269,6 +263,7 @@ impl Connects {
             }
         });
         self.decided_len += 1;
+        true
     }
 
     /// Takes the next connect that the host is to end.
@@ -293,7 +288,7 @@ impl Connects {
         now: Timestamp,
     ) -> Option<Action> {
         let handle = self.find(hash, flow, now)?;
-        let State::Opening(action) = self.table.get(handle)?.state else {
+        let State::Ending(Outcome::PermitFirst(action)) = self.table.get(handle)?.state else {
             return None;
         };
         self.table.remove(handle);

@@ -12,7 +12,7 @@ use kext_types::{
 use crate::action::{Action, Fate, Met};
 use crate::blocks::{BlockPool, Chain, MAX_CHAIN};
 use crate::classify::{Presented, What};
-use crate::connects::{ConnectId, Connects, Ending};
+use crate::connects::{CLOSED, ConnectId, Connects, Ending};
 use crate::counters::Tally;
 use crate::ids::{Ids, NotHeld};
 use crate::list::List;
@@ -441,11 +441,11 @@ impl PacketCache {
         let taken = self.take(slot, VerdictOutcome::Evicted, 0)?;
         let reason = match self.connect_of(&taken) {
             None => reason,
-            Some(connect) => {
-                self.connects.stand_in_leaves(connect, slot, Ending::GoesOn);
+            Some(connect) if self.connects.stand_in_leaves(connect, slot, Ending::GoesOn) => {
                 counters.count(Event::ConnectNotHeld);
                 Reason::PermittedConnect
             }
+            Some(_) => CLOSED,
         };
         counters.unhold().end(reason);
         self.give_back(&taken);
@@ -675,8 +675,8 @@ impl PacketCache {
         lasting: bool,
     ) {
         let (ending, reason) = Ending::of(*action, lasting);
-        self.connects.stand_in_leaves(connect, taken.slot, ending);
-        *action = Action::Drop(reason);
+        let ended = self.connects.stand_in_leaves(connect, taken.slot, ending);
+        *action = Action::Drop(if ended { reason } else { CLOSED });
     }
 
     /// What a fate does with a packet that is being let go.

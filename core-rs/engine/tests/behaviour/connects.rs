@@ -132,8 +132,7 @@ fn a_permanent_verdict_is_told_and_cached() {
         assert!(matches!(out[0].action, kext_engine::Action::Drop(_)));
         assert_eq!(bench.told(id, &flow()), told);
         bench.assert_balanced(0);
-        // Told once; from now on the cache decides.
-        assert_eq!(bench.again(&flow()), Authorized::PassOn);
+        // From now on the cache decides about new ones.
         assert_eq!(bench.engine.lookup(&flow(), bench.now()), Some(verdict));
         let packet = bench.outbound(&syn()).reason();
         assert!(packet.name().ends_with("_cache"), "{packet:?}");
@@ -380,7 +379,7 @@ fn a_closed_socket_ends_its_wait_and_leaves_the_question() {
     assert_eq!(bench.decided(), [id]);
     bench.assert_balanced(1);
     let out = bench.verdict(request.id, always(Verdict::Accept));
-    assert_eq!(reasons(&out), [Reason::PermittedConnect]);
+    assert_eq!(reasons(&out), [Reason::BlockedConnect]);
     assert!(bench.decided().is_empty());
     bench.assert_balanced(0);
     // The answer is good for the next one.
@@ -414,6 +413,8 @@ fn a_place_that_was_closed_and_taken_again_is_anothers() {
     let request = bench.request();
     bench.engine.close_connect(&flow(), SOCKET);
     assert_eq!(bench.told(id, &flow()), Authorized::Refuse);
+    bench.sleep(Duration::from_secs(6));
+    assert_eq!(bench.again(&flow()), Authorized::PassOn, "forgotten");
     // The stand-in of the first is still there; the second takes its place.
     let second = bench.hold(&numbered_flow(1));
     assert_eq!(second, id);
@@ -609,4 +610,54 @@ proptest! {
         prop_assert!(holder.held.is_empty());
         holder.bench.assert_balanced(0);
     }
+}
+
+/// The host may ask for reasons of its own, before it has ended the hold and after.
+#[test]
+fn a_decided_connect_is_told_the_same_as_often_as_the_host_asks() {
+    for (verdict, told) in [
+        (Verdict::Block, Authorized::Refuse),
+        (Verdict::Accept, Authorized::PassOn),
+    ] {
+        let bench = holding();
+        let id = bench.hold(&flow());
+        bench.verdict(bench.request().id, once(verdict));
+        assert_eq!(bench.again(&flow()), told, "before the hold ends");
+        assert_eq!(bench.decided(), [id]);
+        for _ in 0..3 {
+            assert_eq!(bench.again(&flow()), told);
+        }
+        // A new connect between the same ends is another one.
+        if verdict == Verdict::Block {
+            bench.hold(&flow());
+        } else {
+            assert_eq!(bench.outbound(&syn()).reason(), Reason::PermittedVerdict);
+            assert_eq!(bench.outbound(&syn()), End::Held(true), "the second packet");
+        }
+    }
+}
+
+#[test]
+fn a_connect_that_was_closed_counts_as_refused_whatever_lets_its_stand_in_go() {
+    for verdict in [Verdict::Accept, Verdict::Drop] {
+        let bench = holding();
+        let id = bench.hold(&flow());
+        let request = bench.request();
+        bench.engine.close_connect(&flow(), SOCKET);
+        assert_eq!(bench.told(id, &flow()), Authorized::Refuse);
+        let out = bench.verdict(request.id, once(verdict));
+        assert_eq!(reasons(&out), [Reason::BlockedConnect]);
+        bench.assert_balanced(0);
+    }
+    // One that makes room for packets.
+    let bench = holding();
+    let id = bench.hold(&flow());
+    bench.engine.close_connect(&flow(), SOCKET);
+    assert_eq!(bench.told(id, &flow()), Authorized::Refuse);
+    for flow in 0..16 {
+        bench.outbound(&numbered(flow, 0));
+    }
+    assert_eq!(bench.reason(Reason::BlockedConnect), 1);
+    assert_eq!(bench.reason(Reason::PermittedConnect), 0);
+    assert_eq!(bench.event(Event::ConnectNotHeld), 0);
 }

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use kext_client::Session;
+use kext_nt_sys::fwp::{
+    FWP_CONDITION_FLAG_IS_REAUTHORIZE, FWP_CONDITION_REAUTHORIZE_REASON_POLICY_CHANGE,
+};
 use kext_ntsim::harness::Test;
 use kext_ntsim::{
     Classified, Endpoint, Faults, Held, LoadError, Packet, Sim, clear_faults, set_faults,
@@ -29,6 +32,10 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     passes("connects::the_request_shows_a_syn", the_request_shows_a_syn),
     passes("connects::others_are_not_held", others_are_not_held),
+    passes(
+        "connects::what_was_decided_is_told_as_often_as_asked",
+        what_was_decided_is_told_as_often_as_asked,
+    ),
     passes(
         "connects::the_hold_limit_ends_waiting",
         the_hold_limit_ends_waiting,
@@ -308,6 +315,34 @@ fn others_are_not_held() {
     // Nobody reads.
     close(session);
     assert_eq!(sim.authorize(&socket(&ends)), PASSED_ON);
+    sim.unload();
+}
+
+/// The filter engine may authorize a connect again for reasons of its own.
+fn what_was_decided_is_told_as_often_as_asked() {
+    let sim = load();
+    let session = holding(&sim);
+    for ends in both(1_000) {
+        let socket = socket(&ends);
+        let again = Endpoint {
+            flags: socket.flags | FWP_CONDITION_FLAG_IS_REAUTHORIZE,
+            reason: FWP_CONDITION_REAUTHORIZE_REASON_POLICY_CHANGE,
+            ..socket.clone()
+        };
+        assert_eq!(sim.authorize(&socket), Held::Pended);
+        assert_eq!(sim.authorize(&again), PASSED_ON, "not decided yet");
+        decide(&session, once(Verdict::Block));
+        assert!(!told(&sim));
+        assert_eq!(sim.authorize(&again), REFUSED);
+        // A new connect is another one.
+        assert_eq!(sim.authorize(&socket), Held::Pended);
+        decide(&session, once(Verdict::Accept));
+        assert!(told(&sim));
+        assert_eq!(sim.authorize(&again), PASSED_ON);
+        assert!(syn(&sim, &ends).permitted, "the verdict is the SYN's");
+    }
+    settled(&session);
+    close(session);
     sim.unload();
 }
 
